@@ -1,0 +1,362 @@
+"""The engine under every method: writes episodes with their embeddings, and finds candidates for a query.
+
+The first stage joins the best by BM25 (SQLite's FTS5), the best by cosine (the vector index) and, when the query speaks of
+a time, the best by cosine within it; then come the turns beside each of them in the conversation, as context. A method
+ranks what the first stage found.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recollect.errors import Conflict, RecollectError, Unavailable
+from recollect.store import late, lexical
+from recollect.store.embedders import Embedder, make_embedder
+from recollect.store.forgetting import scrub
+from recollect.store.fusion import Candidates, Query
+from recollect.store.method import Request
+from recollect.store.records import EPISODE
+from recollect.store.sqlite import TERM_DTYPE, VECTOR_DTYPE, Chunk, Database, Filter, NewEpisode
+from recollect.store.vectors import VectorIndex
+
+FIRST_STAGE = 200  # episodes from each of BM25 and cosine
+NEIGHBOURS = 2  # turns on each side of a candidate
+MAX_CHUNKS_SCORED = 64  # of one long episode that only BM25 found
+MAX_QUERY_CHUNKS = 8  # of a query longer than the encoder reads
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """What the first stage found, for a method to rank."""
+
+    query: Query
+    candidates: Candidates
+    chunk: np.ndarray  # int64 (N,), each candidate's best chunk; 0 where it has none
+
+
+class Engine:
+    """A database, the embedder that made its vectors, and the vector index beside it."""
+
+    def __init__(self, path: str | os.PathLike[str], embedder: str | Embedder | None = None):
+        self.db = Database(path)
+        self._temporary: tempfile.TemporaryDirectory | None = None
+        try:
+            self.embedder = self._choose_embedder(embedder)
+            self.index = self._open_index()
+            self.finish_erasing()
+        except BaseException:
+            self.close()
+            raise
+
+    def _choose_embedder(self, wanted: str | Embedder | None) -> Embedder:
+        """The embedder that the database remembers; a new database takes the wanted one, or the best that is installed."""
+        kept = self.db.get_state("embedder")
+        if kept is None:
+            embedder = make_embedder(wanted)
+            if not self.db.read_only:
+                with self.db.transaction():
+                    if self.db.get_state("embedder") is None:
+                        self.db.set_state("embedder", embedder.name)
+                        self.db.set_state("embedder_spec", wanted if isinstance(wanted, str) else embedder.name)
+            return embedder
+        spec = self.db.get_state("embedder_spec") or kept
+        embedder = make_embedder(wanted if wanted is not None else spec)
+        if embedder.name != kept:
+            raise Conflict(
+                f"embedder: this database's vectors were made by {kept!r}, not {embedder.name!r}; open it without naming an "
+                f"embedder, or change it with `recollect reindex --embedder {wanted or spec}`."
+            )
+        return embedder
+
+    def _open_index(self) -> VectorIndex:
+        folder = self.db.path + "-index"
+        writable = os.access(folder if os.path.isdir(folder) else os.path.dirname(folder) or ".", os.W_OK)
+        if self.db.in_memory or (self.db.read_only and not writable):
+            self._temporary = tempfile.TemporaryDirectory(prefix="recollect-")
+            folder = self._temporary.name
+        return VectorIndex(folder, database_uuid=self.db.uuid, embedder_name=self.embedder.name, dim=self.embedder.dim)
+
+    def close(self) -> None:
+        """Finish what is left of a deletion, then close the files."""
+        with suppress(RecollectError, AttributeError):
+            if not self.db.read_only and self.db.get_state("scrub"):
+                scrub(self.db)
+        self.db.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    # Writing
+
+    def write(self, items: Sequence[NewEpisode]) -> int:
+        """Embed and store new episodes in one transaction; the number of those that were not there yet.
+
+        When the embedder fails they are stored without vectors, and `fill_missing_vectors` makes them later.
+        """
+        while True:
+            self.follow_embedder()
+            self._prepare(items)
+            with self.db.transaction():
+                if self.db.get_state("embedder") == self.embedder.name:
+                    return self.db.insert_episodes(items)
+
+    def follow_embedder(self) -> None:
+        """Take up the embedder that another process may have changed the database to."""
+        kept = self.db.get_state("embedder")
+        if kept is not None and kept != self.embedder.name:
+            self.embedder = make_embedder(self.db.get_state("embedder_spec") or kept)
+            self.index = self._open_index()
+
+    def _prepare(self, items: Sequence[NewEpisode]) -> None:
+        for item in items:
+            item.chunks = [Chunk(first, last) for first, last in self.embedder.split(item.episode.text)]
+        pairs = [(chunk, item.episode.text) for item in items for chunk in item.chunks]
+        try:
+            embed_chunks(self.embedder, pairs)
+        except Unavailable as error:
+            warnings.warn(f"stored without vectors, `recollect reindex` makes them later: {error}", stacklevel=4)
+
+    def embed_text(self, text: str) -> list[Chunk]:
+        """The chunks of a text with their embeddings."""
+        chunks = [Chunk(first, last) for first, last in self.embedder.split(text)]
+        embed_chunks(self.embedder, [(chunk, text) for chunk in chunks])
+        return chunks
+
+    def num_missing_vectors(self) -> int:
+        """Chunks that have no embedding yet."""
+        return self.db.rows("SELECT count(*) FROM chunks WHERE id NOT IN (SELECT chunk FROM embeddings)")[0][0]
+
+    def fill_missing_vectors(self) -> Iterator[int]:
+        """Embed the chunks that have no vector, 256 at a time; yields how many were done each time."""
+        filled = False
+        while True:
+            rows = self.db.rows(
+                "SELECT c.id, c.first, c.last, coalesce(e.text, n.text) FROM chunks c LEFT JOIN episodes e ON e.seq = c.episode "
+                "LEFT JOIN notes n ON n.seq = c.note WHERE c.id NOT IN (SELECT chunk FROM embeddings) LIMIT 256"
+            )
+            if not rows:
+                break
+            chunks = [Chunk(first, last) for _, first, last, _ in rows]
+            embed_chunks(self.embedder, [(chunk, row[3]) for chunk, row in zip(chunks, rows, strict=True)])
+            self.db.run_many(
+                "INSERT OR IGNORE INTO embeddings SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM chunks WHERE id = ?1)",
+                ((row[0], chunk.vector, chunk.tokens) for row, chunk in zip(rows, chunks, strict=True)),
+            )
+            filled = True
+            yield len(rows)
+        if filled:
+            self.index.drop()  # rows that it had passed over as empty have vectors now
+
+    def finish_erasing(self) -> list[str]:
+        """Overwrite, in the index files, the rows that a deletion has listed; the files that were changed."""
+        pending = None if self.db.read_only else self.db.get_state("erase")
+        if not pending:
+            return []
+        files = self.index.erase(np.array(json.loads(pending), np.int64))
+        with self.db.transaction():
+            left = sorted(set(json.loads(self.db.get_state("erase") or "[]")) - set(json.loads(pending)))
+            self.db.set_state("erase", json.dumps(left) if left else None)
+        return [str(file) for file in files or []]
+
+    # Finding
+
+    def sync_index(self) -> None:
+        """Append to the vector index what was written since."""
+        self.index.sync(self.db.last_chunk(), self.db.fetch_vectors)
+
+    def embed_query(self, text: str) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """(vector (D,), token vectors (T, 384) or None, token ids (T,) or None) of a query of any length."""
+        spans = self.embedder.split(text)[:MAX_QUERY_CHUNKS]
+        embeddings = self.embedder.embed([text[first:last] for first, last in spans], "query")
+        vector = embeddings.vectors.sum(axis=0)
+        vector = vector / max(float(np.linalg.norm(vector)), 1e-9)
+        tokens = embeddings.tokens[0] if embeddings.tokens is not None else None
+        token_ids = embeddings.token_ids[0] if embeddings.token_ids is not None else None
+        return vector.astype(np.float32), tokens, token_ids
+
+    def query(self, request: Request) -> Query:
+        """What ranking needs to know about a request."""
+        vector, tokens, token_ids = self.embed_query(request.text)
+        user = request.filter.user
+        num_documents, mean_terms = self.db.corpus(user)
+        terms = sorted(set(lexical.term_ids(request.text).tolist()))
+        return Query(
+            text=request.text,
+            at=request.asked_at.timestamp(),
+            vector=vector,
+            tokens=tokens,
+            token_ids=token_ids,
+            document_frequency=self.db.document_frequency(user, terms),
+            num_documents=num_documents,
+            mean_terms=mean_terms,
+            speakers=self.speakers(user),
+        )
+
+    def speakers(self, user: str) -> list[str]:
+        """The names that spoke in a user's episodes, at most 1,000."""
+        return [
+            row[0]
+            for row in self.db.rows(
+                "SELECT speaker FROM speakers p JOIN users u ON u.ref = p.user WHERE u.name = ? LIMIT 1000", (user,)
+            )
+        ]
+
+    def pool(self, request: Request, window: Filter | None = None) -> Pool:
+        """The first stage and the turns beside it, sorted by (session, position).
+
+        window: a narrower filter, when the query speaks of a time; its best by cosine join the pool.
+        """
+        self.follow_embedder()
+        query = self.query(request)
+        self.sync_index()
+        kinds = request.kinds
+        filter_ = request.filter
+        episodes: dict[int, bool] = {}
+        notes: list[int] = []
+        chunk_hits: list[np.ndarray] = []
+        if kinds is None or EPISODE in kinds:
+            match = lexical.fts_query(request.text)
+            found = {seq for seq, _ in self.db.search_text(match, filter_, FIRST_STAGE)}
+            for view in (filter_,) if window is None else (filter_, window):
+                ids, _ = self.index.search(query.vector, FIRST_STAGE, allowed=self.db.allowed_chunks(view))
+                chunk_hits.append(ids)
+            hit_ids = np.concatenate(chunk_hits).tolist()
+            found |= {
+                row[0] for row in self.db.rows_in("SELECT episode FROM chunks WHERE id IN ({})", hit_ids) if row[0]
+            }
+            episodes = dict.fromkeys(found, True)
+            for seq in self._neighbours(found, filter_):
+                episodes.setdefault(seq, False)
+        if kinds is None or kinds - {EPISODE}:
+            notes = self._find_notes(query, request)
+        return self._load(query, episodes, notes, set(np.concatenate(chunk_hits).tolist()) if chunk_hits else set())
+
+    def _find_notes(self, query: Query, request: Request) -> list[int]:
+        """Rows of the notes to rank: the best by BM25, and all of them when they are few."""
+        if not self.db.rows("SELECT 1 FROM notes LIMIT 1"):
+            return []
+        where, values = request.filter.sql("n")
+        where += " AND n.stale = 0"
+        kinds = sorted((request.kinds or frozenset()) - {EPISODE})
+        if kinds:
+            where += f" AND n.kind IN ({','.join('?' * len(kinds))})"
+            values += kinds
+        joined = "FROM notes n JOIN sessions s ON s.ref = n.session JOIN users u ON u.ref = s.user"
+        rows = self.db.rows(
+            f"SELECT c.id, c.note {joined} JOIN chunks c ON c.note = n.seq WHERE {where} ORDER BY c.id", values
+        )
+        if not rows:
+            return []
+        allowed = np.array([row[0] for row in rows], np.int64)
+        owner = dict(rows)
+        ids, _ = self.index.search(query.vector, FIRST_STAGE, allowed=allowed)
+        found = {owner[int(id_)] for id_ in ids}
+        let_through = set(owner.values())
+        match = lexical.fts_query(request.text)
+        found |= {
+            seq for seq, _ in self.db.search_text(match, request.filter, FIRST_STAGE, "notes") if seq in let_through
+        }
+        return sorted(found)
+
+    def _neighbours(self, found: set[int], filter_: Filter) -> set[int]:
+        """Rows of the turns within NEIGHBOURS places of the found ones, seen through the same filter."""
+        places = sorted(self.db.rows_in("SELECT session, position FROM episodes WHERE seq IN ({})", found))
+        spans: list[list[int]] = []
+        for session, position in places:
+            first, last = position - NEIGHBOURS, position + NEIGHBOURS
+            if spans and spans[-1][0] == session and first <= spans[-1][2] + 1:
+                spans[-1][2] = last
+            else:
+                spans.append([session, first, last])
+        until = filter_.until if filter_.until is not None else 2**62
+        before = filter_.before if filter_.before is not None else 2**62
+        after = filter_.after if filter_.after is not None else -(2**62)
+        beside: set[int] = set()
+        for span in spans:
+            beside |= {
+                row[0]
+                for row in self.db.rows(
+                    "SELECT seq FROM episodes WHERE session = ? AND position BETWEEN ? AND ? AND at <= ? AND at < ? AND at >= ?",
+                    (*span, until, before, after),
+                )
+            }
+        return beside - found
+
+    def _load(self, query: Query, episodes: dict[int, bool], notes: list[int], hit_chunks: set[int]) -> Pool:
+        """Columns of the candidates, episodes by (session, position), then notes (their rows negated)."""
+        rows = self.db.rows_in(
+            "SELECT seq, session, position, at, speaker, text, terms FROM episodes WHERE seq IN ({})", episodes
+        )
+        rows.sort(key=lambda row: (row[1], row[2]))
+        note_rows = self.db.rows_in("SELECT seq, at, text, terms FROM notes WHERE seq IN ({})", notes)
+        rows += [(-seq, -seq, 0, at, None, text, terms) for seq, at, text, terms in sorted(note_rows)]
+        place = {row[0]: number for number, row in enumerate(rows)}
+        chunk_rows = self.db.rows_in("SELECT id, episode FROM chunks WHERE episode IN ({})", episodes)
+        chunk_rows += [
+            (id_, -note) for id_, note in self.db.rows_in("SELECT id, note FROM chunks WHERE note IN ({})", notes)
+        ]
+        seen: dict[int, int] = {}
+        owners, ids = [], []
+        for id_, owner in chunk_rows:
+            seen[owner] = seen.get(owner, 0) + 1
+            if seen[owner] <= MAX_CHUNKS_SCORED or id_ in hit_chunks:
+                owners.append(place[owner])
+                ids.append(id_)
+        n = len(rows)
+        vectors = self.index.get(np.array(ids, np.int64)) if ids else np.zeros((0, self.embedder.dim), np.float32)
+        scores = vectors @ query.vector
+        order = np.lexsort((-scores, np.array(owners, np.int64))) if ids else np.empty(0, np.int64)
+        owner_sorted = np.array(owners, np.int64)[order]
+        best = order[np.r_[True, owner_sorted[1:] != owner_sorted[:-1]]] if len(order) else order
+        dense = np.zeros(n, np.float32)
+        best_vectors = np.zeros((n, self.embedder.dim), np.float32)
+        best_chunk = np.zeros(n, np.int64)
+        places = np.array(owners, np.int64)[best] if len(best) else np.empty(0, np.int64)
+        dense[places] = scores[best]
+        best_vectors[places] = vectors[best]
+        best_chunk[places] = np.array(ids, np.int64)[best] if len(best) else 0
+        tokens: dict[int, Any] = {}
+        if self.embedder.has_tokens:
+            wanted = best_chunk[best_chunk > 0].tolist()
+            tokens = dict(self.db.rows_in("SELECT chunk, tokens FROM embeddings WHERE chunk IN ({})", wanted))
+        candidates = Candidates(
+            seq=np.array([row[0] for row in rows], np.int64),
+            session=np.array([row[1] for row in rows], np.int64),
+            position=np.array([row[2] for row in rows], np.int64),
+            at=np.array([row[3] for row in rows], np.float64) / 1e6,
+            speaker=[row[4] or "" for row in rows],
+            text=[row[5] for row in rows],
+            dense=dense,
+            vectors=best_vectors,
+            first_stage=np.array([row[0] < 0 or episodes[row[0]] for row in rows], bool),
+            tokens=[tokens.get(chunk) for chunk in best_chunk.tolist()],
+            terms=[np.frombuffer(row[6], TERM_DTYPE) for row in rows],
+        )
+        return Pool(query, candidates, best_chunk)
+
+    def spans(self, chunks: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """Character spans of chunks."""
+        return {
+            id_: (first, last)
+            for id_, first, last in self.db.rows_in("SELECT id, first, last FROM chunks WHERE id IN ({})", chunks)
+        }
+
+
+def embed_chunks(embedder: Embedder, pairs: Sequence[tuple[Chunk, str]]) -> None:
+    """Fill in the embeddings of chunks, each given with the text that it is a passage of."""
+    if not pairs:
+        return
+    embeddings = embedder.embed([text[chunk.first : chunk.last] for chunk, text in pairs], "document")
+    vectors = embeddings.vectors.astype(VECTOR_DTYPE)
+    for number, (chunk, _) in enumerate(pairs):
+        chunk.vector = vectors[number].tobytes()
+        if embeddings.tokens is not None:
+            chunk.tokens = late.compress(embeddings.tokens[number])

@@ -1,0 +1,153 @@
+"""Episodic: the default method. It keeps what was said word for word and ranks it by a fusion of signals.
+
+Nothing is derived at write, so no language model is needed and nothing can be distorted; all the work is in reading. The
+engine's first stage (BM25, cosine, and the turns beside them in the conversation) gives up to a few hundred candidates;
+`fusion.Fusion` weighs their signals. A query that speaks of a time ("last May", "two weeks ago", "before I moved") is
+resolved against the time at which it was asked; what lies within is preferred, never demanded.
+
+Paper: none; the recipe is ours. Its parts: BM25 (Robertson et al. 1994), sentence embeddings (Reimers and Gurevych,
+arXiv:1908.10084), late interaction (Khattab and Zaharia, arXiv:2004.12832).
+Cost: one pass of the encoder over the query, one scan of the vectors, one full-text query, O(candidates) for the rest.
+
+Shapes: N candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from recollect.store.engine import Engine
+from recollect.store.fusion import Fusion
+from recollect.store.method import Request
+from recollect.store.records import EPISODE, Episode, Hit, Signal
+from recollect.store.sqlite import Filter
+from recollect.store.timeline import query_window
+
+TIME_WEIGHT = 2.0  # in the units of the fused score (log-odds), for lying within the time that the query speaks of
+
+
+@dataclass
+class Episodic:
+    """Verbatim episodes, ranked by fused signals.
+
+    without: id of a benchmark conversation; the ranking weights are then those that were fitted without it.
+    """
+
+    without: str | None = None
+    name = "episodic"
+    version = "1"
+
+    @cached_property
+    def fusion(self) -> Fusion:
+        """The weights of the signals."""
+        return Fusion.load(without=self.without)
+
+    def encode(self, engine: Engine, episodes: Sequence[Episode]) -> None:
+        """Nothing is derived: an episode is its own memory."""
+
+    def recall(self, engine: Engine, request: Request) -> list[Hit]:
+        """The k best records, best first; ties go to the newer one."""
+        window = self._window(engine, request)
+        pool = engine.pool(request, window)
+        candidates = pool.candidates
+        if not len(candidates.seq):
+            return []
+        ranking = self.fusion.rank(pool.query, candidates)
+        scores = np.array(ranking.scores, np.float64)
+        in_window = np.zeros(len(scores))
+        if window is not None:
+            micros = candidates.at * 1e6
+            in_window = (micros >= (window.after or -np.inf)) & (micros < (window.before or np.inf))
+            scores = scores + TIME_WEIGHT * in_window
+        order = np.lexsort((-candidates.at, -scores))
+        hits = []
+        for row in order:
+            seq = int(candidates.seq[row])
+            if len(hits) == request.k:
+                break
+            if seq < 0 and request.kinds is not None and EPISODE in request.kinds and len(request.kinds) == 1:
+                continue
+            hits.append(
+                (seq, float(scores[row]), ranking.explain(int(row)), int(pool.chunk[row]), bool(in_window[row]))
+            )
+        return self._hits(engine, hits, with_time=window is not None)
+
+    def _window(self, engine: Engine, request: Request) -> Filter | None:
+        """The filter, narrowed to the time that the query speaks of; None when it speaks of none.
+
+        An event ("before I moved") is found by recalling it; its time is that of the best hit.
+        """
+        window = query_window(request.text, request.asked_at)
+        if window is None:
+            return None
+        start, end = window.start, window.end
+        if window.anchor:
+            found = self.recall(engine, replace(request, text=window.anchor, k=1))
+            if not found:
+                return None
+            start, end = (found[0].at, None) if window.relation == "after" else (None, found[0].at)
+        if start is None and end is None:
+            return None
+        after = request.filter.after
+        before = request.filter.before
+        if start is not None:
+            after = max(int(start.timestamp() * 1e6), after if after is not None else -(2**62))
+        if end is not None:
+            before = min(int(end.timestamp() * 1e6), before if before is not None else 2**62)
+        return replace(request.filter, after=after, before=before)
+
+    def _hits(self, engine: Engine, ranked: Sequence[tuple], with_time: bool) -> list[Hit]:
+        episodes = engine.db.episodes([seq for seq, *_ in ranked if seq > 0])
+        notes = engine.db.notes([-seq for seq, *_ in ranked if seq < 0])
+        spans = engine.spans([chunk for _, _, _, chunk, _ in ranked if chunk])
+        hits = []
+        for seq, score, signals, chunk, in_window in ranked:
+            why = _with_time(signals, in_window) if with_time else tuple(signals)
+            if seq > 0:
+                episode = episodes.get(seq)
+                if episode is None:
+                    continue  # forgotten by another process a moment ago
+                span = spans.get(chunk)
+                hits.append(
+                    Hit(
+                        id=episode.id,
+                        kind=EPISODE,
+                        text=episode.text,
+                        at=episode.at,
+                        score=score,
+                        why=why,
+                        sources=(episode.id,),
+                        speaker=episode.speaker,
+                        session=episode.session,
+                        source_id=episode.source_id,
+                        meta=episode.meta,
+                        excerpt=span if span and span != (0, len(episode.text)) else None,
+                    )
+                )
+            elif -seq in notes:
+                note = notes[-seq]
+                hits.append(
+                    Hit(
+                        id=note.id,
+                        kind=note.kind,
+                        text=note.text,
+                        at=note.valid_from or note.recorded_at,
+                        score=score,
+                        why=why,
+                        sources=note.sources,
+                        meta=note.meta,
+                    )
+                )
+        return hits
+
+
+def _with_time(signals: Sequence[Signal], in_window: bool) -> tuple[Signal, ...]:
+    """The explanation with the time's part in it, shares adding up to 1 again."""
+    signals = [*signals, Signal("time", float(in_window), TIME_WEIGHT, 0.0)]
+    total = sum(abs(signal.value * signal.weight) for signal in signals) or 1.0
+    shared = [replace(signal, share=abs(signal.value * signal.weight) / total) for signal in signals]
+    return tuple(sorted(shared, key=lambda signal: -signal.share))

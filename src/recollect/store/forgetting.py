@@ -1,0 +1,149 @@
+"""Deletion that is complete: rows, derived notes, index entries, counts, and the bytes they leave in the files.
+
+A deletion is one transaction. After it the full-text index is merged (its old segments would keep the words), the
+write-ahead log is truncated, the rows of the vector index are overwritten, and the file is searched for what was deleted;
+if anything is found, it is rewritten (`VACUUM`). What a busy reader delays is remembered in the table `state` and finished
+at the next chance.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from recollect.store.sqlite import BUSY_TIMEOUT_S, TERM_DTYPE, Database
+
+
+def delete(db: Database, seqs: Sequence[int], notes: Sequence[int] = ()) -> dict[str, Any]:
+    """Delete episodes, everything derived only from them, and the given notes; returns what went, for the receipt."""
+    with db.transaction():
+        doomed = db.rows_in(
+            "SELECT e.seq, e.id, e.text, e.terms, s.user, e.speaker FROM episodes e JOIN sessions s ON s.ref = e.session "
+            "WHERE e.seq IN ({})",
+            seqs,
+        )
+        gone = {row[0] for row in doomed}
+        touched = sorted({row[0] for row in db.rows_in("SELECT note FROM note_sources WHERE episode IN ({})", gone)})
+        survivors: set[int] = set()
+        for note, episode in db.rows_in("SELECT note, episode FROM note_sources WHERE note IN ({})", touched):
+            if episode not in gone:
+                survivors.add(note)
+        survivors -= set(notes)
+        notes = sorted(set(notes) | (set(touched) - survivors))
+        note_rows = db.rows_in("SELECT seq, id, text FROM notes WHERE seq IN ({})", notes)
+        flagged = db.rows_in("SELECT seq, id FROM notes WHERE seq IN ({})", survivors)
+        ids = [row[1] for row in doomed] + [row[1] for row in note_rows]
+        chunks = [
+            row[0]
+            for row in db.rows_in("SELECT id FROM chunks WHERE episode IN ({})", gone)
+            + db.rows_in("SELECT id FROM chunks WHERE note IN ({})", notes)
+        ]
+        embedded = db.rows_in("SELECT chunk, tokens IS NOT NULL FROM embeddings WHERE chunk IN ({})", chunks)
+        num_links = len(
+            {
+                row
+                for end in ("source", "target")
+                for row in db.rows_in(f"SELECT source, target, relation, method FROM links WHERE {end} IN ({{}})", ids)
+            }
+        )
+        counts: dict[int, Counter[int]] = {}
+        totals: dict[int, list[int]] = {}
+        voices: Counter[tuple[int, str]] = Counter()
+        for _, _, _, terms, user, speaker in doomed:
+            array = np.frombuffer(terms, TERM_DTYPE)
+            counts.setdefault(user, Counter()).update(set(array.tolist()))
+            total = totals.setdefault(user, [0, 0])
+            total[0] += 1
+            total[1] += len(array)
+            if speaker:
+                voices[user, speaker] += 1
+        db.count(counts, totals, voices, sign=-1)
+        delete_fts = "INSERT INTO {0}_fts ({0}_fts, rowid, text) VALUES ('delete', ?, ?)"
+        db.run_many(delete_fts.format("episodes"), ((row[0], row[2]) for row in doomed))
+        db.run_many(delete_fts.format("notes"), ((row[0], row[2]) for row in note_rows))
+        db.run_many("DELETE FROM links WHERE source = ?", ((id_,) for id_ in ids))
+        db.run_many("DELETE FROM links WHERE target = ?", ((id_,) for id_ in ids))
+        db.run_many("DELETE FROM note_sources WHERE episode = ?", ((seq,) for seq in gone))
+        db.run_many("UPDATE notes SET stale = 1 WHERE seq = ?", ((seq,) for seq in survivors))
+        db.run_many("DELETE FROM notes WHERE seq = ?", ((seq,) for seq in notes))
+        db.run_many("DELETE FROM episodes WHERE seq = ?", ((seq,) for seq in gone))
+        db.run(
+            "DELETE FROM sessions WHERE NOT EXISTS (SELECT 1 FROM episodes WHERE session = ref) "
+            "AND NOT EXISTS (SELECT 1 FROM notes WHERE session = ref)"
+        )
+        db.run(
+            "DELETE FROM users WHERE NOT EXISTS (SELECT 1 FROM sessions WHERE user = ref) "
+            "AND NOT EXISTS (SELECT 1 FROM links WHERE user = ref)"
+        )
+        db.set_state("epoch", str(int(db.get_state("epoch") or 0) + 1))
+        pending = json.loads(db.get_state("erase") or "[]") + chunks
+        db.set_state("erase", json.dumps(pending) if pending else None)
+        db.set_state("scrub", "1")
+    return {
+        "episodes": [row[1] for row in doomed],
+        "notes": [row[1] for row in note_rows],
+        "flagged": [row[1] for row in flagged],
+        "num_links": num_links,
+        "num_vectors": len(embedded),
+        "num_token_vectors": sum(row[1] for row in embedded),
+        "num_index_entries": len(doomed) + len(note_rows),
+        "texts": [row[2] for row in doomed] + [row[2] for row in note_rows],
+    }
+
+
+def scrub(db: Database, texts: Sequence[str] = ()) -> bool:
+    """Remove the last bytes of what was deleted: merge the full-text index, truncate the log, look, rewrite if needed.
+
+    Returns False when another process kept the log busy; the flag `scrub` in the state stays, and the next forget, verify
+    or close tries again.
+    """
+    for table in ("episodes_fts", "notes_fts"):
+        db.run(f"INSERT INTO {table} ({table}) VALUES ('optimize')")
+    clean = db.in_memory or _truncate_log(db)
+    if clean and not db.in_memory and _holds(db, texts):
+        db.run("VACUUM")
+        clean = _truncate_log(db)
+    if clean:
+        db.set_state("scrub", None)
+        if not db.in_memory:
+            _truncate_log(db)
+    return clean
+
+
+def _truncate_log(db: Database, wait_s: float = 5.0) -> bool:
+    """Move the write-ahead log into the file and cut it to nothing; False when a reader held it for `wait_s`."""
+    deadline = time.monotonic() + wait_s
+    db.run("PRAGMA busy_timeout = 200")
+    try:
+        while db.rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
+    finally:
+        db.run(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+
+
+def _holds(db: Database, texts: Sequence[str]) -> bool:
+    """Whether the beginning, the middle or the end of any of these texts still stands somewhere in the file."""
+    samples = {
+        part.encode()
+        for text in texts[:200]
+        for part in (text[:40], text[len(text) // 2 :][:40], text[-40:])
+        if len(part) >= 4
+    }
+    if not samples:
+        return False
+    overlap = max(map(len, samples))
+    with open(db.path, "rb") as file:
+        tail = b""
+        while block := file.read(1 << 24):
+            if any(sample in tail + block for sample in samples):
+                return True
+            tail = block[-overlap:]
+    return False

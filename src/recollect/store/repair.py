@@ -1,0 +1,269 @@
+"""Checks and repairs: `verify` finds what does not agree, `reindex` rebuilds every cache from the episodes and notes."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recollect.errors import Conflict, StorageFailed
+from recollect.store import lexical
+from recollect.store.embedders import Embedder, make_embedder
+from recollect.store.engine import Engine, embed_chunks
+from recollect.store.forgetting import scrub
+from recollect.store.records import to_json
+from recollect.store.sqlite import TERM_DTYPE, Chunk, Database
+
+Progress = Callable[[int], None]
+BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that does not agree."""
+
+    name: str
+    count: int
+    repaired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What `verify` looked at and found."""
+
+    checks: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def clean(self) -> bool:
+        """True when nothing is left to repair."""
+        return all(problem.repaired for problem in self.problems)
+
+    def to_json(self) -> dict[str, Any]:
+        """This report as plain JSON values."""
+        return to_json(self) | {"clean": self.clean}
+
+
+_ORPHANS = {
+    "episodes without chunks": (
+        "SELECT seq FROM episodes e WHERE NOT EXISTS (SELECT 1 FROM chunks c WHERE c.episode = e.seq)",
+        None,
+    ),
+    "notes without chunks": (
+        "SELECT seq FROM notes n WHERE NOT EXISTS (SELECT 1 FROM chunks c WHERE c.note = n.seq)",
+        None,
+    ),
+    "embeddings without a chunk": (
+        "SELECT chunk FROM embeddings WHERE chunk NOT IN (SELECT id FROM chunks)",
+        "DELETE FROM embeddings WHERE chunk NOT IN (SELECT id FROM chunks)",
+    ),
+    "chunks without a record": (
+        "SELECT id FROM chunks WHERE (episode IS NOT NULL AND episode NOT IN (SELECT seq FROM episodes)) "
+        "OR (note IS NOT NULL AND note NOT IN (SELECT seq FROM notes))",
+        "DELETE FROM chunks WHERE (episode IS NOT NULL AND episode NOT IN (SELECT seq FROM episodes)) "
+        "OR (note IS NOT NULL AND note NOT IN (SELECT seq FROM notes))",
+    ),
+    "note sources that do not exist": (
+        "SELECT note FROM note_sources WHERE episode NOT IN (SELECT seq FROM episodes) OR note NOT IN (SELECT seq FROM notes)",
+        "DELETE FROM note_sources WHERE episode NOT IN (SELECT seq FROM episodes) OR note NOT IN (SELECT seq FROM notes)",
+    ),
+    "links to records that do not exist": (
+        "SELECT source FROM links WHERE (source NOT IN (SELECT id FROM episodes) AND source NOT IN (SELECT id FROM notes)) "
+        "OR (target NOT IN (SELECT id FROM episodes) AND target NOT IN (SELECT id FROM notes))",
+        "DELETE FROM links WHERE (source NOT IN (SELECT id FROM episodes) AND source NOT IN (SELECT id FROM notes)) "
+        "OR (target NOT IN (SELECT id FROM episodes) AND target NOT IN (SELECT id FROM notes))",
+    ),
+    "sessions without records": (
+        "SELECT ref FROM sessions WHERE ref NOT IN (SELECT session FROM episodes) AND ref NOT IN (SELECT session FROM notes)",
+        "DELETE FROM sessions WHERE ref NOT IN (SELECT session FROM episodes) AND ref NOT IN (SELECT session FROM notes)",
+    ),
+}
+
+
+def verify(engine: Engine, repair: bool) -> VerifyReport:
+    """Look at every table, index and file; with `repair`, mend what is found."""
+    db, problems, checks = engine.db, [], []
+
+    def found(name: str, count: int, mend: Callable[[], Any] | None) -> None:
+        checks.append(name)
+        if count:
+            if repair and mend is not None:
+                mend()
+            problems.append(Problem(name, count, repair and mend is not None))
+
+    damaged = [row[0] for row in db.rows("PRAGMA integrity_check(100)") if row[0] != "ok"]
+    found("damaged pages", len(damaged), None)
+    for name, (query, statement) in _ORPHANS.items():
+        count = db.rows(f"SELECT count(*) FROM ({query})")[0][0]
+        found(name, count, (lambda sql=statement: db.run(sql)) if statement else (lambda: _rechunk(engine)))
+    for table in ("episodes", "notes"):
+        broken = 0 if db.read_only else _fts_broken(db, table)
+        found(f"full-text index of {table} out of step", broken, lambda name=table: rebuild_text_index(db, name))
+    found("counts of terms and speakers out of step", _counts_differ(db), lambda: rebuild_counts(db))
+    found("missing vectors", engine.num_missing_vectors(), lambda: sum(engine.fill_missing_vectors()))
+    engine.sync_index()
+    stale = engine.index.verify(db.last_chunk(), db.fetch_vectors)
+    found("vector index out of step", len(stale), lambda: (engine.index.drop(), engine.sync_index()))
+    unfinished = int(not db.read_only and db.get_state("scrub") is not None)
+    found("deletion not finished", unfinished, lambda: (engine.finish_erasing(), scrub(db)))
+    return VerifyReport(tuple(checks), tuple(problems))
+
+
+def _fts_broken(db: Database, table: str) -> int:
+    """1 when the full-text index disagrees with the texts."""
+    try:
+        with db.transaction():
+            db.run(f"INSERT INTO {table}_fts ({table}_fts, rank) VALUES ('integrity-check', 1)")
+    except StorageFailed as error:
+        if isinstance(error.__cause__, sqlite3.DatabaseError) and "malformed" in str(error.__cause__):
+            return 1
+        raise
+    return 0
+
+
+def rebuild_text_index(db: Database, table: str) -> None:
+    """Write the full-text index anew from the texts."""
+    with db.transaction():
+        db.run(f"INSERT INTO {table}_fts ({table}_fts) VALUES ('rebuild')")
+
+
+def _recount(db: Database) -> tuple[dict[int, Counter[int]], dict[int, list[int]], Counter[tuple[int, str]]]:
+    terms: dict[int, Counter[int]] = {}
+    totals: dict[int, list[int]] = {}
+    voices: Counter[tuple[int, str]] = Counter()
+    last = 0
+    while rows := db.rows(
+        "SELECT e.seq, s.user, e.terms, e.speaker FROM episodes e JOIN sessions s ON s.ref = e.session WHERE e.seq > ? "
+        "ORDER BY e.seq LIMIT 5000",
+        (last,),
+    ):
+        for _, user, blob, speaker in rows:
+            array = np.frombuffer(blob, TERM_DTYPE)
+            terms.setdefault(user, Counter()).update(set(array.tolist()))
+            total = totals.setdefault(user, [0, 0])
+            total[0] += 1
+            total[1] += len(array)
+            if speaker:
+                voices[user, speaker] += 1
+        last = rows[-1][0]
+    return terms, totals, voices
+
+
+def _counts_differ(db: Database) -> int:
+    """How many counts disagree with the episodes."""
+    with db.snapshot():
+        terms, totals, voices = _recount(db)
+        kept_terms = {(user, term): n for user, term, n in db.rows("SELECT * FROM term_counts")}
+        kept_voices = {(user, name): n for user, name, n in db.rows("SELECT * FROM speakers")}
+        kept_totals = {ref: [n, m] for ref, n, m in db.rows("SELECT ref, num_episodes, num_terms FROM users") if n or m}
+    wanted_terms = {(user, term): n for user, counter in terms.items() for term, n in counter.items()}
+    return sum(
+        wanted.get(key) != kept.get(key)
+        for wanted, kept in ((wanted_terms, kept_terms), (dict(voices), kept_voices), (totals, kept_totals))
+        for key in wanted.keys() | kept.keys()
+    )
+
+
+def rebuild_counts(db: Database) -> None:
+    """Count terms and speakers anew from the episodes."""
+    with db.transaction():
+        db.run("DELETE FROM term_counts")
+        db.run("DELETE FROM speakers")
+        db.run("UPDATE users SET num_episodes = 0, num_terms = 0")
+        terms, totals, voices = _recount(db)
+        db.count(terms, totals, voices, sign=1)
+
+
+def _rechunk(engine: Engine) -> None:
+    """Give every record that has no chunks its chunks and vectors."""
+    db = engine.db
+    for table, owner in (("episodes", "episode"), ("notes", "note")):
+        for seq, text in db.rows(
+            f"SELECT seq, text FROM {table} WHERE seq NOT IN (SELECT {owner} FROM chunks WHERE {owner} > 0)"
+        ):
+            db.insert_chunks(owner, seq, engine.embed_text(text))
+
+
+def reindex(engine: Engine, embedder: str | Embedder | None = None, progress: Progress | None = None) -> int:
+    """Rebuild the full-text index, the counts, the embeddings and the vector index; returns the number of records.
+
+    With another embedder, the new embeddings are made beside the old ones, batch by batch, while the old ones serve; when
+    all are there they take their place in one transaction. A call after an interruption goes on where it stopped.
+    """
+    db = engine.db
+    if db.read_only:
+        raise StorageFailed(f"database {db.path}: is read-only, so its indexes cannot be rebuilt.")
+    new = make_embedder(embedder) if embedder is not None else engine.embedder
+    spec = embedder if isinstance(embedder, str) else (new.name if embedder is not None else None)
+    for table in ("episodes", "notes"):
+        _reterm(db, table)
+    for table in ("episodes", "notes"):
+        rebuild_text_index(db, table)
+    rebuild_counts(db)
+    if db.get_state("reindex") != new.name:
+        with db.transaction():
+            db.run("DELETE FROM next_chunks")
+            db.set_state("reindex", new.name)
+    while _embed_next(db, new, progress):
+        pass
+    with db.transaction():
+        while _embed_next(db, new, progress):
+            pass
+        db.run("DELETE FROM chunks")
+        db.run("INSERT INTO chunks SELECT id, episode, note, first, last FROM next_chunks")
+        db.run("INSERT INTO embeddings SELECT id, vector, tokens FROM next_chunks")
+        db.run("DELETE FROM next_chunks")
+        db.set_state("reindex", None)
+        db.set_state("erase", None)
+        db.set_state("embedder", new.name)
+        if spec is not None:
+            db.set_state("embedder_spec", spec)
+        db.set_state("epoch", str(int(db.get_state("epoch") or 0) + 1))
+    engine.index.drop()
+    engine.follow_embedder()
+    if engine.embedder.name != new.name:
+        raise Conflict(f"embedder: another process changed it to {engine.embedder.name!r} at the same time.")
+    engine.index.drop()
+    engine.sync_index()
+    scrub(db)
+    return db.rows("SELECT (SELECT count(*) FROM episodes) + (SELECT count(*) FROM notes)")[0][0]
+
+
+def _reterm(db: Database, table: str) -> None:
+    """Write the hashed stems of every text anew."""
+    last = 0
+    while rows := db.rows(f"SELECT seq, text FROM {table} WHERE seq > ? ORDER BY seq LIMIT 5000", (last,)):
+        with db.transaction():
+            db.run_many(
+                f"UPDATE {table} SET terms = ? WHERE seq = ?",
+                ((lexical.term_ids(text).astype(TERM_DTYPE).tobytes(), seq) for seq, text in rows),
+            )
+        last = rows[-1][0]
+
+
+def _embed_next(db: Database, embedder: Embedder, progress: Progress | None) -> int:
+    """Embed the next batch of records with the new embedder into `next_chunks`; the number of records done."""
+    done = 0
+    for table, owner in (("episodes", "episode"), ("notes", "note")):
+        rows = db.rows(
+            f"SELECT seq, text FROM {table} WHERE seq > (SELECT coalesce(max({owner}), 0) FROM next_chunks) "
+            f"ORDER BY seq LIMIT {BATCH}"
+        )
+        if not rows:
+            continue
+        chunks = [(seq, text, Chunk(first, last)) for seq, text in rows for first, last in embedder.split(text)]
+        embed_chunks(embedder, [(chunk, text) for _, text, chunk in chunks])
+        with db.transaction():
+            db.run_many(
+                f"INSERT INTO next_chunks ({owner}, first, last, vector, tokens) SELECT ?1, ?2, ?3, ?4, ?5 "
+                f"WHERE EXISTS (SELECT 1 FROM {table} WHERE seq = ?1)",
+                ((seq, chunk.first, chunk.last, chunk.vector, chunk.tokens) for seq, _, chunk in chunks),
+            )
+        done += len(rows)
+        if progress is not None:
+            progress(len(rows))
+    return done

@@ -1,0 +1,634 @@
+"""The database of the store: one SQLite file in WAL mode that several processes read and write.
+
+Records (episodes, notes, links) are the truth; the full-text index, the term counts, the chunks and their embeddings are
+caches beside them in the same file and the same transactions. A write is durable when its transaction returns
+(`synchronous=FULL`). What is deleted is overwritten with zeros (`secure_delete`), merged out of the full-text index and
+truncated out of the write-ahead log.
+
+All SQL of the engine that runs on every call is here; checks and repairs are in `repair.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+import uuid
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recollect.errors import Conflict, InvalidInput, StorageFailed
+from recollect.store.records import Episode, Link, Note, from_micros, to_micros
+
+BUSY_TIMEOUT_S = 60.0
+VECTOR_DTYPE = np.dtype("<f2")
+TERM_DTYPE = np.dtype("<u4")
+_MAX_VARIABLES = 500  # SQLite allows 999 or more host parameters in every build
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which records a read may see. The user is never left out; every other condition narrows further."""
+
+    user: str
+    agent: str | None = None
+    session: str | None = None
+    speaker: str | None = None
+    until: int | None = None  # at <= until, microseconds: what was known then
+    after: int | None = None  # at >= after
+    before: int | None = None  # at < before
+
+    def sql(self, alias: str) -> tuple[str, list[Any]]:
+        """A WHERE condition over the table `alias` (episodes or notes) joined with `s` (sessions) and `u` (users)."""
+        conditions, values = ["u.name = ?"], [self.user]
+        for condition, value in (
+            ("s.agent = ?", self.agent),
+            ("s.name = ?", self.session),
+            (f"{alias}.at <= ?", self.until),
+            (f"{alias}.at >= ?", self.after),
+            (f"{alias}.at < ?", self.before),
+        ):
+            if value is not None:
+                conditions.append(condition)
+                values.append(value)
+        if self.speaker is not None:
+            conditions.append("e.speaker = ? COLLATE NOCASE" if alias == "e" else "0")
+            if alias == "e":
+                values.append(self.speaker)
+        return " AND ".join(conditions), values
+
+    @property
+    def whole_user(self) -> bool:
+        """True when nothing but the user narrows the view."""
+        return self == Filter(self.user)
+
+
+@dataclass(slots=True)
+class Chunk:
+    """A passage of a record that the encoder can read at once, with its embedding (None: still to be made)."""
+
+    first: int
+    last: int
+    vector: bytes | None = None  # float16
+    tokens: bytes | None = None  # compressed token vectors
+
+
+@dataclass(slots=True)
+class NewEpisode:
+    """An episode on its way into the database."""
+
+    episode: Episode
+    key: bytes
+    terms: np.ndarray  # uint32
+    chunks: list[Chunk] = field(default_factory=list)
+
+
+@contextmanager
+def translated(path: str) -> Iterator[None]:
+    """Turn SQLite's errors into StorageFailed with the cause and the way out."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        cause = str(error)
+        if "full" in cause:
+            advice = "the disk is full; free some space and try again, nothing was changed"
+        elif "readonly" in cause or "read-only" in cause:
+            advice = "the file or its folder cannot be written; check their permissions"
+        elif "locked" in cause or "busy" in cause:
+            advice = f"another process kept it locked for {BUSY_TIMEOUT_S:.0f} s; try again"
+        elif "not a database" in cause:
+            advice = "the file is not a recollect database; choose another path"
+        elif "malformed" in cause:
+            advice = "the file is damaged; run `recollect verify --repair`, or restore an export"
+        elif "unable to open" in cause:
+            advice = "it cannot be opened; check that the folder exists and may be written"
+        elif "disk I/O" in cause:
+            advice = "the disk refused to read or write; nothing was changed"
+        else:
+            advice = cause
+        raise StorageFailed(f"database {path}: {advice}.") from error
+
+
+class Database:
+    """One open database file (or ":memory:"). Safe to use from several threads; calls take turns."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = os.fspath(path)
+        self.in_memory = self.path == ":memory:"
+        self.read_only = False
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._allowed: OrderedDict[Filter, tuple[int, int, np.ndarray]] = OrderedDict()
+        if not self.in_memory:
+            self.path = str(Path(self.path).expanduser().absolute())
+            if os.path.isdir(self.path):
+                raise InvalidInput(f"path: {self.path} is a folder; give the name of a file.")
+            parent = os.path.dirname(self.path)
+            if not os.path.isdir(parent):
+                raise InvalidInput(f"path: the folder {parent} does not exist; create it first.")
+        with translated(self.path):
+            self._connect()
+            self._migrate()
+        self.uuid = self.get_state("uuid") or ""
+
+    def _connect(self) -> None:
+        exists = not self.in_memory and os.path.exists(self.path)
+        self.read_only = exists and not (
+            os.access(self.path, os.W_OK) and os.access(os.path.dirname(self.path), os.W_OK)
+        )
+        options: dict[str, Any] = {"timeout": BUSY_TIMEOUT_S, "isolation_level": None, "check_same_thread": False}
+        if self.read_only:
+            quoted = Path(self.path).as_uri()
+            self._connection = sqlite3.connect(f"{quoted}?mode=ro", uri=True, **options)
+            try:
+                self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            except sqlite3.OperationalError:
+                self._connection.close()
+                self._connection = sqlite3.connect(f"{quoted}?immutable=1", uri=True, **options)
+        else:
+            self._connection = sqlite3.connect(self.path, **options)
+        run = self._connection.execute
+        if not self.read_only:
+            run("PRAGMA journal_mode = WAL")
+            run("PRAGMA synchronous = FULL")
+            run("PRAGMA secure_delete = ON")
+        run("PRAGMA foreign_keys = ON")
+        run("PRAGMA cache_size = -65536")
+        run("PRAGMA temp_store = MEMORY")
+
+    def _migrate(self) -> None:
+        """Apply the numbered scripts that this file has not seen; each in one transaction."""
+        folder = resources.files("recollect.store.migrations")
+        scripts = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(scripts):
+            self._connection.close()
+            raise Conflict(
+                f"database {self.path}: written by a newer recollect (schema {version}, this one knows {len(scripts)}); "
+                "upgrade recollect."
+            )
+        if version == len(scripts):
+            return
+        if version == 0 and self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            current = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            if current == 0:
+                self._connection.close()
+                raise Conflict(f"database {self.path}: holds the tables of another program; choose another path.")
+        for number, name in enumerate(scripts, start=1):
+            with self.transaction():
+                if self._connection.execute("PRAGMA user_version").fetchone()[0] >= number:
+                    continue
+                for statement in _statements((folder / name).read_text("utf-8")):
+                    self._connection.execute(statement)
+                if number == 1:
+                    self.set_state("uuid", uuid.uuid4().hex)
+                    self.set_state("epoch", "0")
+                self._connection.execute(f"PRAGMA user_version = {number}")
+
+    def close(self) -> None:
+        """Close the file. Further calls fail."""
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing: committed and durable when the block ends, rolled back when it raises. May be nested."""
+        with self._lock:
+            if self._depth:
+                yield
+                return
+            with translated(self.path):
+                self._connection.execute("BEGIN IMMEDIATE")
+            self._depth = 1
+            try:
+                with translated(self.path):
+                    yield
+                    self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+            finally:
+                self._depth = 0
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Several reads that see the same state of the database."""
+        with self._lock:
+            if self._depth:
+                yield
+                return
+            with translated(self.path):
+                self._connection.execute("BEGIN")
+            self._depth = 1
+            try:
+                yield
+            finally:
+                self._depth = 0
+                self._connection.execute("COMMIT")
+
+    def rows(self, sql: str, values: Sequence[Any] = ()) -> list[tuple]:
+        """All rows of one statement."""
+        with self._lock, translated(self.path):
+            return self._connection.execute(sql, values).fetchall()
+
+    def rows_in(self, sql: str, values: Iterable[Any], before: Sequence[Any] = ()) -> list[tuple]:
+        """Rows of a statement with `IN ({})`, run in slices that fit SQLite's limit on parameters."""
+        items, found = list(values), []
+        for start in range(0, len(items), _MAX_VARIABLES):
+            part = items[start : start + _MAX_VARIABLES]
+            found += self.rows(sql.format(",".join("?" * len(part))), [*before, *part])
+        return found
+
+    def run(self, sql: str, values: Sequence[Any] = ()) -> int:
+        """Run one statement; the number of rows it changed."""
+        with self._lock, translated(self.path):
+            return self._connection.execute(sql, values).rowcount
+
+    def run_many(self, sql: str, values: Iterable[Sequence[Any]]) -> None:
+        """Run one statement for each row of values."""
+        with self._lock, translated(self.path):
+            self._connection.executemany(sql, values)
+
+    def get_state(self, key: str) -> str | None:
+        """A value of the table `state`."""
+        found = self.rows("SELECT value FROM state WHERE key = ?", (key,))
+        return found[0][0] if found else None
+
+    def set_state(self, key: str, value: str | None) -> None:
+        """Set or, with None, delete a value of the table `state`."""
+        if value is None:
+            self.run("DELETE FROM state WHERE key = ?", (key,))
+        else:
+            self.run(
+                "INSERT INTO state VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
+            )
+
+    # Writing
+
+    def _user(self, name: str) -> int:
+        self.run("INSERT INTO users (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
+        return self.rows("SELECT ref FROM users WHERE name = ?", (name,))[0][0]
+
+    def _session(self, user: int, agent: str | None, name: str | None) -> int:
+        key = (user, agent or "", name or "")
+        found = self.rows("SELECT ref FROM sessions WHERE user = ? AND agent = ? AND name = ?", key)
+        if not found:
+            self.run("INSERT INTO sessions (user, agent, name) VALUES (?, ?, ?)", key)
+            found = self.rows("SELECT ref FROM sessions WHERE user = ? AND agent = ? AND name = ?", key)
+        return found[0][0]
+
+    def existing(self, keys: Sequence[bytes]) -> dict[bytes, tuple[str, str]]:
+        """For those of the keys that are stored: key -> (id, text)."""
+        return {
+            key: (id_, text)
+            for key, id_, text in self.rows_in("SELECT key, id, text FROM episodes WHERE key IN ({})", keys)
+        }
+
+    def insert_episodes(self, items: Sequence[NewEpisode]) -> int:
+        """Write episodes with their index entries in one transaction; those whose key exists are passed over."""
+        added = 0
+        with self.transaction():
+            present = set(self.existing([item.key for item in items]))
+            users: dict[str, int] = {}
+            sessions: dict[tuple, tuple[int, int]] = {}
+            counts: dict[int, Counter[int]] = {}
+            totals: dict[int, list[int]] = {}
+            voices: Counter[tuple[int, str]] = Counter()
+            embeddings: list[tuple] = []
+            texts: list[tuple] = []
+            for item in items:
+                if item.key in present:
+                    continue
+                present.add(item.key)
+                episode = item.episode
+                user = users.get(episode.user)
+                if user is None:
+                    user = users[episode.user] = self._user(episode.user)
+                place = (user, episode.agent, episode.session)
+                if place not in sessions:
+                    ref = self._session(*place)
+                    last = self.rows("SELECT coalesce(max(position), -1) FROM episodes WHERE session = ?", (ref,))[0][0]
+                    sessions[place] = (ref, last)
+                ref, position = sessions[place]
+                sessions[place] = (ref, position + 1)
+                seq = self._insert(
+                    "INSERT INTO episodes (id, key, session, position, at, at_offset, recorded, recorded_offset, speaker, "
+                    "source_id, text, meta, terms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        episode.id,
+                        item.key,
+                        ref,
+                        position + 1,
+                        *to_micros(episode.at),
+                        *to_micros(episode.recorded_at),
+                        episode.speaker,
+                        episode.source_id,
+                        episode.text,
+                        _dump(episode.meta),
+                        item.terms.astype(TERM_DTYPE).tobytes(),
+                    ),
+                )
+                texts.append((seq, episode.text))
+                embeddings += self._insert_chunks("episode", seq, item.chunks)
+                counts.setdefault(user, Counter()).update(set(item.terms.tolist()))
+                total = totals.setdefault(user, [0, 0])
+                total[0] += 1
+                total[1] += len(item.terms)
+                if episode.speaker:
+                    voices[user, episode.speaker] += 1
+                added += 1
+            self.run_many("INSERT INTO episodes_fts (rowid, text) VALUES (?, ?)", texts)
+            self.run_many("INSERT INTO embeddings VALUES (?, ?, ?)", embeddings)
+            self.count(counts, totals, voices, sign=1)
+        return added
+
+    def _insert(self, sql: str, values: Sequence[Any]) -> int:
+        with self._lock:
+            return self._connection.execute(sql, values).lastrowid or 0
+
+    def _insert_chunks(self, owner: str, seq: int, chunks: Sequence[Chunk]) -> list[tuple[int, bytes, bytes | None]]:
+        """Insert the chunks of a record; returns the embedding rows to insert."""
+        rows = []
+        for chunk in chunks:
+            sql = f"INSERT INTO chunks ({owner}, first, last) VALUES (?, ?, ?)"
+            id_ = self._insert(sql, (seq, chunk.first, chunk.last))
+            if chunk.vector is not None:
+                rows.append((id_, chunk.vector, chunk.tokens))
+        return rows
+
+    def insert_chunks(self, owner: str, seq: int, chunks: Sequence[Chunk]) -> None:
+        """Insert the chunks and embeddings of a record; owner is "episode" or "note"."""
+        with self.transaction():
+            self.run_many("INSERT INTO embeddings VALUES (?, ?, ?)", self._insert_chunks(owner, seq, chunks))
+
+    def count(
+        self, terms: dict[int, Counter[int]], totals: dict[int, list[int]], voices: Counter[tuple[int, str]], sign: int
+    ) -> None:
+        """Add (sign 1) or take away (sign -1) episodes in each user's counts of terms and speakers."""
+        for user, (num_episodes, num_terms) in totals.items():
+            self.run(
+                "UPDATE users SET num_episodes = num_episodes + ?, num_terms = num_terms + ? WHERE ref = ?",
+                (sign * num_episodes, sign * num_terms, user),
+            )
+        upsert = "INSERT INTO {0} VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET num_episodes = num_episodes + excluded.num_episodes"
+        self.run_many(
+            upsert.format("term_counts"),
+            ((user, term, sign * n) for user, counter in terms.items() for term, n in sorted(counter.items())),
+        )
+        self.run_many(upsert.format("speakers"), ((user, name, sign * n) for (user, name), n in voices.items()))
+        if sign < 0:
+            for table in ("term_counts", "speakers"):
+                self.run_many(f"DELETE FROM {table} WHERE user = ? AND num_episodes <= 0", ((user,) for user in totals))
+
+    def insert_note(self, note: Note, user: str, agent: str | None, terms: np.ndarray, chunks: Sequence[Chunk]) -> None:
+        """Write a note and its sources. Raises InvalidInput when a source is not an episode of the user."""
+        with self.transaction():
+            found = self.rows_in(
+                "SELECT e.id, e.seq, e.at, e.at_offset FROM episodes e JOIN sessions s ON s.ref = e.session "
+                "JOIN users u ON u.ref = s.user WHERE u.name = ? AND e.id IN ({})",
+                note.sources,
+                (user,),
+            )
+            missing = set(note.sources) - {row[0] for row in found}
+            if missing:
+                raise InvalidInput(f"sources: {min(missing)!r:.60} is not an episode of this user.")
+            session = self._session(self._user(user), agent, None)
+            latest = max((row[2:4] for row in found), default=to_micros(note.recorded_at))
+            seq = self._insert(
+                "INSERT INTO notes (id, session, kind, text, method, method_version, at, at_offset, recorded, "
+                "recorded_offset, valid_from, valid_to, meta, terms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    note.id,
+                    session,
+                    note.kind,
+                    note.text,
+                    note.method,
+                    note.method_version,
+                    *latest,
+                    *to_micros(note.recorded_at),
+                    to_micros(note.valid_from)[0] if note.valid_from else None,
+                    to_micros(note.valid_to)[0] if note.valid_to else None,
+                    _dump(note.meta),
+                    terms.astype(TERM_DTYPE).tobytes(),
+                ),
+            )
+            self.run("INSERT INTO notes_fts (rowid, text) VALUES (?, ?)", (seq, note.text))
+            self.run_many("INSERT OR IGNORE INTO note_sources VALUES (?, ?)", ((seq, row[1]) for row in found))
+            self.insert_chunks("note", seq, chunks)
+
+    def insert_links(self, links: Iterable[Link], user: str) -> None:
+        """Write links between records of one user; one that exists gets the new weight."""
+        with self.transaction():
+            ref = self._user(user)
+            for link in links:
+                for name, end in (("source", link.source), ("target", link.target)):
+                    if not self.owns(end, user):
+                        raise InvalidInput(f"{name}: {end!r:.60} is not a record of this user.")
+                self.run(
+                    "INSERT INTO links VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET weight = excluded.weight",
+                    (link.source, link.target, link.relation, link.weight, link.method, ref),
+                )
+
+    def owns(self, id_: str, user: str) -> bool:
+        """Whether a record with this id belongs to the user."""
+        table = "notes" if id_.startswith("no_") else "episodes"
+        return bool(
+            self.rows(
+                f"SELECT 1 FROM {table} r JOIN sessions s ON s.ref = r.session JOIN users u ON u.ref = s.user "
+                "WHERE r.id = ? AND u.name = ?",
+                (id_, user),
+            )
+        )
+
+    # Reading
+
+    _EPISODE = (
+        "SELECT e.seq, e.id, e.text, e.at, e.at_offset, e.recorded, e.recorded_offset, e.speaker, s.name, u.name, s.agent, "
+        "e.source_id, e.meta FROM episodes e JOIN sessions s ON s.ref = e.session JOIN users u ON u.ref = s.user WHERE "
+    )
+    _NOTE = (
+        "SELECT n.seq, n.id, n.kind, n.text, n.method, n.method_version, n.recorded, n.recorded_offset, n.valid_from, "
+        "n.valid_to, n.meta, n.at, n.at_offset, n.stale FROM notes n JOIN sessions s ON s.ref = n.session "
+        "JOIN users u ON u.ref = s.user WHERE "
+    )
+
+    def episodes(self, seqs: Iterable[int]) -> dict[int, Episode]:
+        """Episodes by database row."""
+        return {row[0]: _episode(row) for row in self.rows_in(self._EPISODE + "e.seq IN ({})", seqs)}
+
+    def episodes_where(
+        self, filter_: Filter, extra: str = "", values: Sequence[Any] = ()
+    ) -> Iterator[tuple[int, Episode]]:
+        """(row, episode) of all that the filter lets through, in order of writing, read in slices."""
+        where, bound = filter_.sql("e")
+        last = 0
+        while True:
+            sql = f"{self._EPISODE}{where} {extra} AND e.seq > ? ORDER BY e.seq LIMIT 1000"
+            rows = self.rows(sql, [*bound, *values, last])
+            if not rows:
+                return
+            yield from ((row[0], _episode(row)) for row in rows)
+            last = rows[-1][0]
+
+    def notes(self, seqs: Iterable[int]) -> dict[int, Note]:
+        """Notes by database row."""
+        return self._notes(self.rows_in(self._NOTE + "n.seq IN ({})", seqs))
+
+    def notes_where(self, filter_: Filter, extra: str = "", values: Sequence[Any] = ()) -> dict[int, Note]:
+        """Notes that the filter lets through, by database row."""
+        where, bound = filter_.sql("n")
+        return self._notes(self.rows(f"{self._NOTE}{where} {extra} ORDER BY n.seq", [*bound, *values]))
+
+    def _notes(self, rows: list[tuple]) -> dict[int, Note]:
+        sources: dict[int, list[str]] = {}
+        for seq, episode in self.rows_in(
+            "SELECT ns.note, e.id FROM note_sources ns JOIN episodes e ON e.seq = ns.episode WHERE ns.note IN ({}) "
+            "ORDER BY e.seq",
+            [row[0] for row in rows],
+        ):
+            sources.setdefault(seq, []).append(episode)
+        return {
+            row[0]: Note(
+                id=row[1],
+                kind=row[2],
+                text=row[3],
+                method=row[4],
+                method_version=row[5],
+                sources=tuple(sources.get(row[0], ())),
+                recorded_at=from_micros(row[6], row[7]),
+                valid_from=None if row[8] is None else from_micros(row[8], row[12]),
+                valid_to=None if row[9] is None else from_micros(row[9], row[12]),
+                meta=(json.loads(row[10]) if row[10] else {}) | ({"stale": True} if row[13] else {}),
+            )
+            for row in rows
+        }
+
+    def links_of(self, id_: str, user: str) -> list[Link]:
+        """Links that start or end at a record of the user."""
+        return [
+            Link(*row)
+            for row in self.rows(
+                "SELECT l.source, l.target, l.relation, l.weight, l.method FROM links l JOIN users u ON u.ref = l.user "
+                "WHERE u.name = ? AND (l.source = ? OR l.target = ?) ORDER BY l.weight DESC",
+                (user, id_, id_),
+            )
+        ]
+
+    def search_text(self, match: str, filter_: Filter, limit: int, table: str = "episodes") -> list[tuple[int, float]]:
+        """Rows of the best BM25 matches (higher is better) that the filter lets through."""
+        if not match:
+            return []
+        alias = table[0]
+        if filter_.whole_user and self.only_user() == filter_.user:
+            sql = f"SELECT rowid, -rank FROM {table}_fts WHERE {table}_fts MATCH ? ORDER BY rank LIMIT ?"
+            return self.rows(sql, (match, limit))
+        where, values = filter_.sql(alias)
+        return self.rows(
+            f"SELECT f.rowid, -f.rank FROM {table}_fts f CROSS JOIN {table} {alias} ON {alias}.seq = f.rowid "
+            f"JOIN sessions s ON s.ref = {alias}.session JOIN users u ON u.ref = s.user "
+            f"WHERE {table}_fts MATCH ? AND {where} ORDER BY f.rank LIMIT ?",
+            [match, *values, limit],
+        )
+
+    def only_user(self) -> str | None:
+        """The user's name when the database holds one user only."""
+        names = self.rows("SELECT name FROM users LIMIT 2")
+        return names[0][0] if len(names) == 1 else None
+
+    def allowed_chunks(self, filter_: Filter) -> np.ndarray | None:
+        """Sorted chunk ids of the episodes that the filter lets through; None when that is all of the database.
+
+        Kept for the last filters and extended by what was added since, so that a repeated query pays for news only.
+        """
+        if filter_.whole_user and self.only_user() == filter_.user and not self.rows("SELECT 1 FROM notes LIMIT 1"):
+            return None
+        epoch = int(self.get_state("epoch") or 0)
+        known = self._allowed.get(filter_)
+        last, ids = (known[1], known[2]) if known and known[0] == epoch else (0, np.empty(0, np.int64))
+        where, values = filter_.sql("e")
+        fresh = self.rows(
+            "SELECT c.id FROM chunks c JOIN episodes e ON e.seq = c.episode JOIN sessions s ON s.ref = e.session "
+            f"JOIN users u ON u.ref = s.user WHERE {where} AND c.id > ? ORDER BY c.id",
+            [*values, last],
+        )
+        if fresh:
+            ids = np.concatenate([ids, np.fromiter((row[0] for row in fresh), np.int64, len(fresh))])
+            last = int(ids[-1])
+        self._allowed[filter_] = (epoch, last, ids)
+        self._allowed.move_to_end(filter_)
+        while len(self._allowed) > 8:
+            self._allowed.popitem(last=False)
+        return ids
+
+    def fetch_vectors(self, first: int, last: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(chunk ids (n,), vectors float32 (n, D)) for first <= id <= last, in slices."""
+        while first <= last:
+            rows = self.rows(
+                "SELECT chunk, vector FROM embeddings WHERE chunk BETWEEN ? AND ? ORDER BY chunk LIMIT 4096",
+                (first, last),
+            )
+            if not rows:
+                return
+            ids = np.fromiter((row[0] for row in rows), np.int64, len(rows))
+            vectors = np.frombuffer(b"".join(row[1] for row in rows), VECTOR_DTYPE).reshape(len(rows), -1)
+            yield ids, vectors.astype(np.float32)
+            first = int(ids[-1]) + 1
+
+    def last_chunk(self) -> int:
+        """The largest chunk id that has a vector."""
+        return self.rows("SELECT coalesce(max(chunk), 0) FROM embeddings")[0][0]
+
+    def corpus(self, user: str) -> tuple[int, float]:
+        """(number of episodes, mean length in terms) of a user."""
+        found = self.rows("SELECT num_episodes, num_terms FROM users WHERE name = ?", (user,))
+        num_episodes, num_terms = found[0] if found else (0, 0)
+        return num_episodes, num_terms / max(num_episodes, 1)
+
+    def document_frequency(self, user: str, terms: Iterable[int]) -> dict[int, int]:
+        """How many of the user's episodes hold each term."""
+        sql = "SELECT term, t.num_episodes FROM term_counts t JOIN users u ON u.ref = t.user WHERE u.name = ? AND term IN ({})"
+        return dict(self.rows_in(sql, terms, (user,)))
+
+    def size_bytes(self) -> int:
+        """Bytes of the database file and its log."""
+        if self.in_memory:
+            return self.rows("PRAGMA page_count")[0][0] * self.rows("PRAGMA page_size")[0][0]
+        return sum(os.path.getsize(self.path + end) for end in ("", "-wal") if os.path.exists(self.path + end))
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of an SQL script, one at a time (executescript would commit the open transaction)."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _dump(meta: Any) -> str | None:
+    return json.dumps(dict(meta), ensure_ascii=False, allow_nan=False) if meta else None
+
+
+def _episode(row: tuple) -> Episode:
+    return Episode(
+        id=row[1],
+        text=row[2],
+        at=from_micros(row[3], row[4]),
+        recorded_at=from_micros(row[5], row[6]),
+        speaker=row[7],
+        session=row[8] or None,
+        user=row[9],
+        agent=row[10] or None,
+        source_id=row[11],
+        meta=json.loads(row[12]) if row[12] else {},
+    )
