@@ -41,6 +41,7 @@ class Pool:
     query: Query
     candidates: Candidates
     chunk: np.ndarray  # int64 (N,), each candidate's best chunk; 0 where it has none
+    eligible: np.ndarray  # bool (N,), False for a turn that the filter lets in as context only (another speaker's)
 
 
 class Engine:
@@ -112,8 +113,12 @@ class Engine:
         """Take up the embedder that another process may have changed the database to."""
         kept = self.db.get_state("embedder")
         if kept is not None and kept != self.embedder.name:
-            self.embedder = make_embedder(self.db.get_state("embedder_spec") or kept)
-            self.index = self._open_index()
+            self.use(make_embedder(self.db.get_state("embedder_spec") or kept))
+
+    def use(self, embedder: Embedder) -> None:
+        """Take up an embedder, with an index of its own."""
+        self.embedder = embedder
+        self.index = self._open_index()
 
     def _prepare(self, items: Sequence[NewEpisode]) -> None:
         for item in items:
@@ -215,7 +220,10 @@ class Engine:
         window: a narrower filter, when the query speaks of a time; its best by cosine join the pool.
         """
         self.follow_embedder()
-        query = self.query(request)
+        with self.db.snapshot():
+            return self._pool(self.query(request), request, window)
+
+    def _pool(self, query: Query, request: Request, window: Filter | None) -> Pool:
         self.sync_index()
         kinds = request.kinds
         filter_ = request.filter
@@ -237,7 +245,11 @@ class Engine:
                 episodes.setdefault(seq, False)
         if kinds is None or kinds - {EPISODE}:
             notes = self._find_notes(query, request)
-        return self._load(query, episodes, notes, set(np.concatenate(chunk_hits).tolist()) if chunk_hits else set())
+        pool = self._load(query, episodes, notes, set(np.concatenate(chunk_hits).tolist()) if chunk_hits else set())
+        if filter_.speaker is not None:
+            wanted = filter_.speaker.casefold()
+            pool.eligible[:] = [name.casefold() == wanted for name in pool.candidates.speaker]
+        return pool
 
     def _find_notes(self, query: Query, request: Request) -> list[int]:
         """Rows of the notes to rank: the best by BM25, and all of them when they are few."""
@@ -340,7 +352,7 @@ class Engine:
             tokens=[tokens.get(chunk) for chunk in best_chunk.tolist()],
             terms=[np.frombuffer(row[6], TERM_DTYPE) for row in rows],
         )
-        return Pool(query, candidates, best_chunk)
+        return Pool(query, candidates, best_chunk, np.ones(n, bool))
 
     def spans(self, chunks: Sequence[int]) -> dict[int, tuple[int, int]]:
         """Character spans of chunks."""

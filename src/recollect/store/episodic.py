@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import cached_property
 
 import numpy as np
@@ -27,6 +28,7 @@ from recollect.store.records import EPISODE, Episode, Hit, Signal
 from recollect.store.sqlite import Filter
 from recollect.store.timeline import query_window
 
+DAY = timedelta(days=1)
 TIME_WEIGHT = 2.0  # in the units of the fused score (log-odds), for lying within the time that the query speaks of
 
 
@@ -69,7 +71,7 @@ class Episodic:
             seq = int(candidates.seq[row])
             if len(hits) == request.k:
                 break
-            if seq < 0 and request.kinds is not None and EPISODE in request.kinds and len(request.kinds) == 1:
+            if not pool.eligible[row]:
                 continue
             hits.append(
                 (seq, float(scores[row]), ranking.explain(int(row)), int(pool.chunk[row]), bool(in_window[row]))
@@ -82,14 +84,16 @@ class Episodic:
         An event ("before I moved") is found by recalling it; its time is that of the best hit.
         """
         window = query_window(request.text, request.asked_at)
-        if window is None:
-            return None
         start, end = window.start, window.end
         if window.anchor:
             found = self.recall(engine, replace(request, text=window.anchor, k=1))
             if not found:
                 return None
-            start, end = (found[0].at, None) if window.relation == "after" else (None, found[0].at)
+            event = found[0].at
+            if window.relation == "during":
+                start, end = event - DAY, event + DAY
+            else:
+                start, end = (event, None) if window.relation == "after" else (None, event)
         if start is None and end is None:
             return None
         after = request.filter.after

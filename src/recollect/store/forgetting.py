@@ -23,8 +23,8 @@ def delete(db: Database, seqs: Sequence[int], notes: Sequence[int] = ()) -> dict
     """Delete episodes, everything derived only from them, and the given notes; returns what went, for the receipt."""
     with db.transaction():
         doomed = db.rows_in(
-            "SELECT e.seq, e.id, e.text, e.terms, s.user, e.speaker FROM episodes e JOIN sessions s ON s.ref = e.session "
-            "WHERE e.seq IN ({})",
+            "SELECT e.seq, e.id, e.text, e.terms, s.user, e.speaker, e.source_id, e.meta, s.name, u.name FROM episodes e JOIN sessions s ON s.ref = e.session "
+            "JOIN users u ON u.ref = s.user WHERE e.seq IN ({})",
             seqs,
         )
         gone = {row[0] for row in doomed}
@@ -35,7 +35,7 @@ def delete(db: Database, seqs: Sequence[int], notes: Sequence[int] = ()) -> dict
                 survivors.add(note)
         survivors -= set(notes)
         notes = sorted(set(notes) | (set(touched) - survivors))
-        note_rows = db.rows_in("SELECT seq, id, text FROM notes WHERE seq IN ({})", notes)
+        note_rows = db.rows_in("SELECT seq, id, text, kind, meta FROM notes WHERE seq IN ({})", notes)
         flagged = db.rows_in("SELECT seq, id FROM notes WHERE seq IN ({})", survivors)
         ids = [row[1] for row in doomed] + [row[1] for row in note_rows]
         chunks = [
@@ -54,7 +54,7 @@ def delete(db: Database, seqs: Sequence[int], notes: Sequence[int] = ()) -> dict
         counts: dict[int, Counter[int]] = {}
         totals: dict[int, list[int]] = {}
         voices: Counter[tuple[int, str]] = Counter()
-        for _, _, _, terms, user, speaker in doomed:
+        for _, _, _, terms, user, speaker, *_ in doomed:
             array = np.frombuffer(terms, TERM_DTYPE)
             counts.setdefault(user, Counter()).update(set(array.tolist()))
             total = totals.setdefault(user, [0, 0])
@@ -73,17 +73,18 @@ def delete(db: Database, seqs: Sequence[int], notes: Sequence[int] = ()) -> dict
         db.run_many("DELETE FROM notes WHERE seq = ?", ((seq,) for seq in notes))
         db.run_many("DELETE FROM episodes WHERE seq = ?", ((seq,) for seq in gone))
         db.run(
-            "DELETE FROM sessions WHERE NOT EXISTS (SELECT 1 FROM episodes WHERE session = ref) "
-            "AND NOT EXISTS (SELECT 1 FROM notes WHERE session = ref)"
+            "DELETE FROM sessions WHERE NOT EXISTS (SELECT 1 FROM episodes e WHERE e.session = sessions.ref) "
+            "AND NOT EXISTS (SELECT 1 FROM notes n WHERE n.session = sessions.ref)"
         )
         db.run(
-            "DELETE FROM users WHERE NOT EXISTS (SELECT 1 FROM sessions WHERE user = ref) "
-            "AND NOT EXISTS (SELECT 1 FROM links WHERE user = ref)"
+            "DELETE FROM users WHERE NOT EXISTS (SELECT 1 FROM sessions s WHERE s.user = users.ref) "
+            "AND NOT EXISTS (SELECT 1 FROM links l WHERE l.user = users.ref)"
         )
         db.set_state("epoch", str(int(db.get_state("epoch") or 0) + 1))
         pending = json.loads(db.get_state("erase") or "[]") + chunks
         db.set_state("erase", json.dumps(pending) if pending else None)
         db.set_state("scrub", "1")
+        names = {name for row in doomed for name in (row[5], row[8], row[9]) if name} - _names(db)
     return {
         "episodes": [row[1] for row in doomed],
         "notes": [row[1] for row in note_rows],
@@ -92,11 +93,21 @@ def delete(db: Database, seqs: Sequence[int], notes: Sequence[int] = ()) -> dict
         "num_vectors": len(embedded),
         "num_token_vectors": sum(row[1] for row in embedded),
         "num_index_entries": len(doomed) + len(note_rows),
-        "texts": [row[2] for row in doomed] + [row[2] for row in note_rows],
+        "traces": [text for row in doomed for text in (row[2], row[6], row[7]) if text]
+        + [text for row in note_rows for text in (row[2], row[4]) if text]
+        + sorted(names),
     }
 
 
-def scrub(db: Database, texts: Sequence[str] = ()) -> bool:
+def _names(db: Database) -> set[str]:
+    """The names of users, sessions and speakers that are still in use."""
+    return {
+        row[0]
+        for row in db.rows("SELECT name FROM users UNION SELECT name FROM sessions UNION SELECT speaker FROM speakers")
+    }
+
+
+def scrub(db: Database, traces: Sequence[str] = ()) -> bool:
     """Remove the last bytes of what was deleted: merge the full-text index, truncate the log, look, rewrite if needed.
 
     Returns False when another process kept the log busy; the flag `scrub` in the state stays, and the next forget, verify
@@ -105,7 +116,7 @@ def scrub(db: Database, texts: Sequence[str] = ()) -> bool:
     for table in ("episodes_fts", "notes_fts"):
         db.run(f"INSERT INTO {table} ({table}) VALUES ('optimize')")
     clean = db.in_memory or _truncate_log(db)
-    if clean and not db.in_memory and _holds(db, texts):
+    if clean and not db.in_memory and _holds(db, traces):
         db.run("VACUUM")
         clean = _truncate_log(db)
     if clean:
@@ -129,11 +140,11 @@ def _truncate_log(db: Database, wait_s: float = 5.0) -> bool:
         db.run(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
 
 
-def _holds(db: Database, texts: Sequence[str]) -> bool:
+def _holds(db: Database, traces: Sequence[str]) -> bool:
     """Whether the beginning, the middle or the end of any of these texts still stands somewhere in the file."""
     samples = {
         part.encode()
-        for text in texts[:200]
+        for text in traces[:500]
         for part in (text[:40], text[len(text) // 2 :][:40], text[-40:])
         if len(part) >= 4
     }

@@ -509,7 +509,7 @@ class Memory:
             )
         gone = forgetting.delete(db, seqs, notes)
         files = self.engine.finish_erasing()
-        complete = forgetting.scrub(db, gone["texts"])
+        complete = forgetting.scrub(db, gone["traces"])
         return _receipt(gone, files, complete)
 
     def _chosen(self, ids: Any, session: Any, user: Any, before: Any, query: Any) -> tuple[list[int], list[int]]:

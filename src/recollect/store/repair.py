@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from recollect.errors import Conflict, StorageFailed
+from recollect.errors import StorageFailed
 from recollect.store import lexical
 from recollect.store.embedders import Embedder, make_embedder
 from recollect.store.engine import Engine, embed_chunks
@@ -224,9 +224,8 @@ def reindex(engine: Engine, embedder: str | Embedder | None = None, progress: Pr
             db.set_state("embedder_spec", spec)
         db.set_state("epoch", str(int(db.get_state("epoch") or 0) + 1))
     engine.index.drop()
-    engine.follow_embedder()
-    if engine.embedder.name != new.name:
-        raise Conflict(f"embedder: another process changed it to {engine.embedder.name!r} at the same time.")
+    if new is not engine.embedder:
+        engine.use(new)
     engine.index.drop()
     engine.sync_index()
     scrub(db)

@@ -60,7 +60,7 @@ class Filter:
                 conditions.append(condition)
                 values.append(value)
         if self.speaker is not None:
-            conditions.append("e.speaker = ? COLLATE NOCASE" if alias == "e" else "0")
+            conditions.append("casefold(e.speaker) = casefold(?)" if alias == "e" else "0")
             if alias == "e":
                 values.append(self.speaker)
         return " AND ".join(conditions), values
@@ -155,6 +155,7 @@ class Database:
                 self._connection = sqlite3.connect(f"{quoted}?immutable=1", uri=True, **options)
         else:
             self._connection = sqlite3.connect(self.path, **options)
+        self._connection.create_function("casefold", 1, lambda text: text and text.casefold(), deterministic=True)
         run = self._connection.execute
         if not self.read_only:
             run("PRAGMA journal_mode = WAL")

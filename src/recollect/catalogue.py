@@ -1,0 +1,69 @@
+"""Every system of recollect, one row each: data only, read by the command line, the docs and the tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recollect.errors import NotFound
+
+HOMES = ("store", "context", "state", "weights", "agents", "worlds", "training", "benchmarks")
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One system. `target` and `claim` are import paths; `arxiv` is "" for a system without a paper of its own."""
+
+    key: str
+    name: str
+    paper: str
+    arxiv: str
+    year: int
+    home: str
+    target: str  # "module:Class"
+    claim: str  # module with `CLAIM`
+
+
+SYSTEMS: tuple[System, ...] = (
+    System(
+        key="episodic",
+        name="Episodic",
+        paper="Verbatim episodes ranked by fused signals (the default method of recollect)",
+        arxiv="",
+        year=2026,
+        home="store",
+        target="recollect.store.episodic:Episodic",
+        claim="recollect.claims.episodic",
+    ),
+    System(
+        key="locomo",
+        name="LoCoMo",
+        paper="Evaluating Very Long-Term Conversational Memory of LLM Agents",
+        arxiv="2402.17753",
+        year=2024,
+        home="benchmarks",
+        target="recollect.benchmarks.locomo:LoCoMo",
+        claim="recollect.claims.locomo",
+    ),
+    System(
+        key="longmemeval",
+        name="LongMemEval",
+        paper="LongMemEval: Benchmarking Chat Assistants on Long-Term Interactive Memory",
+        arxiv="2410.10813",
+        year=2024,
+        home="benchmarks",
+        target="recollect.benchmarks.longmemeval:LongMemEval",
+        claim="recollect.claims.longmemeval",
+    ),
+)
+
+
+def system(key: str) -> System:
+    """The system with this key. Raises NotFound, naming what was probably meant."""
+    for entry in SYSTEMS:
+        if entry.key == key:
+            return entry
+    import difflib
+
+    close = difflib.get_close_matches(key, [entry.key for entry in SYSTEMS], n=1)
+    hint = f"did you mean {close[0]!r}" if close else "see `recollect systems`"
+    raise NotFound(f"key: there is no system {key!r:.40}; {hint}.")

@@ -1,0 +1,73 @@
+"""The program `recollect`: one command a file, errors in one sentence, exit codes that mean something."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Annotated
+
+import typer
+
+from recollect import __version__
+from recollect.cli.common import EXIT_CODES, INTERRUPTED, code_of, fail, quiet_network
+
+COMMANDS = {
+    "Use a memory": ("init", "add", "import", "recall", "answer", "history", "forget", "export"),
+    "Look after it": ("stats", "verify", "reindex", "doctor"),
+    "Measure": ("demo", "systems", "reproduce", "bench"),
+}
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    epilog=EXIT_CODES,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Long-term memory for language models: remember what was said, recall it with reasons, forget it for good.\n\n"
+    "Start with [bold]recollect demo[/], then [bold]recollect import my-export.zip[/].",
+)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        sys.stdout.write(f"recollect {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+for _panel, _names in COMMANDS.items():
+    for _name in _names:
+        _module = import_module(f"recollect.cli.{'import_' if _name == 'import' else _name}")
+        if hasattr(_module, "app"):
+            app.add_typer(_module.app, name=_name, rich_help_panel=_panel)
+        else:
+            app.command(_name, rich_help_panel=_panel, epilog=getattr(_module, "EXAMPLES", None))(_module.run)
+
+
+def main() -> None:
+    """Run the program; every known error becomes one sentence and an exit code."""
+    from recollect.errors import RecollectError
+
+    quiet_network()
+    as_json = "--json" in sys.argv
+    try:
+        app()
+    except RecollectError as error:
+        fail(str(error), code_of(error), as_json)
+    except KeyboardInterrupt:
+        fail("interrupted; what was done so far is kept.", INTERRUPTED, as_json)
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(0) from None
+
+
+if __name__ == "__main__":
+    main()
