@@ -21,7 +21,9 @@ LAYERS = [  # a module may import from its own part and from parts in later rows
     {"arena", "claims", "doctor"},
     {"benchmarks", "agents", "worlds", "training"},
     {"store", "context", "state", "weights"},
-    {"lm", "config", "catalogue", "errors", ""},
+    {"lm"},
+    {"config", "catalogue"},
+    {"errors", ""},
 ]
 LAYER = {part: number for number, row in enumerate(LAYERS) for part in row}
 

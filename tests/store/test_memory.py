@@ -191,7 +191,7 @@ def test_answer_with_a_language_model_reads_notes_and_cites(open_memory):
     def reply(messages):
         assert "I moved to Lisbon" in str(messages)
         return {
-            "notes": [{"id": episode.id, "note": "moved to Lisbon"}],
+            "notes": [{"id": "m1", "note": "moved to Lisbon"}],
             "answer": "Lisbon",
             "cited": [episode.id],
             "answerable": True,

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,13 +34,14 @@ while True:
         print(number, flush=True)
     if number % 7 == 0:
         memory.recall(f"what did worker {worker} say", k=3)
-    if number % 11 == 5:
+    if number % 23 == 5:
         memory.forget(query=f"worker {worker} says {number - 1}")
         print(f"-{number - 1}", flush=True)
     number += 1
 """
 
 
+@pytest.mark.timeout(900)
 def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path):
     """200 kills at random moments while two processes write, forget and recall on one file.
 
@@ -58,11 +60,16 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path):
     def start(worker: str) -> None:
         command = [sys.executable, "-c", WRITER, str(path), worker, str(reached[worker])]
         running[worker] = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        if chance.random() < 0.9 and running[worker].stdout:  # a tenth of the kills may come while it opens the file
+            running[worker].stdout.readline()
 
     def reap(worker: str) -> None:
         process = running.pop(worker)
         process.send_signal(signal.SIGKILL)
-        output, _ = process.communicate(timeout=30)
+        output = process.stdout.read() if process.stdout else ""
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
         for word in output.split("\n")[:-1]:
             if word.startswith("-"):
                 forgotten[worker].add(word[1:])
@@ -77,7 +84,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path):
         for worker in "ab":
             if worker not in running:
                 start(worker)
-        time.sleep(chance.uniform(0.02, 0.35) if kills % 10 else 1.0)
+        time.sleep(chance.uniform(0.0, 0.3))
         reap(chance.choice("ab"))
         if kills % 20 == 0:
             with recollect.open(path) as memory:
@@ -182,9 +189,7 @@ def test_a_read_only_file_can_be_recalled_but_not_written(tmp_path: Path):
     with recollect.open(path, embedder="hashing") as memory:
         memory.add("The key is under the stone.", at="2024-01-01")
     code = """
-import os, sys, recollect, recollect.errors
-if os.getuid() == 0:
-    os.setgid(65534); os.setuid(65534)
+import sys, recollect, recollect.errors
 memory = recollect.open(sys.argv[1])
 print(memory.recall("where is the key")[0].text)
 try:
@@ -197,21 +202,17 @@ except recollect.errors.StorageFailed as error:
     print(error)
 memory.close()
 """
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents:
-        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o011)
+    command = [sys.executable, "-c", code, str(path)]
+    if os.getuid() == 0:  # permissions bind the superuser only without this capability
+        if shutil.which("setpriv") is None:
+            pytest.skip("runs as root, and setpriv is not here to take its power away")
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
     path.chmod(0o444)
     path.parent.chmod(0o555)
     try:
-        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": "/tmp"}
-        run = subprocess.run(
-            [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60, env=environment
-        )
+        run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     finally:
         path.parent.chmod(0o755)
-    if "PermissionError" in run.stderr or "ModuleNotFoundError" in run.stderr:
-        pytest.skip("an ordinary user cannot read the Python installation or the temporary folder here")
     assert run.returncode == 0, run.stderr
     lines = run.stdout.splitlines()
     assert lines[0] == "The key is under the stone."

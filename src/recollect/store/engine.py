@@ -22,7 +22,7 @@ from recollect.errors import Conflict, RecollectError, Unavailable
 from recollect.store import late, lexical
 from recollect.store.embedders import Embedder, make_embedder
 from recollect.store.forgetting import scrub
-from recollect.store.fusion import Candidates, Query
+from recollect.store.fusion import Candidates, Query, without_names
 from recollect.store.method import Request
 from recollect.store.records import EPISODE
 from recollect.store.sqlite import TERM_DTYPE, VECTOR_DTYPE, Chunk, Database, Filter, NewEpisode
@@ -189,8 +189,10 @@ class Engine:
 
     def query(self, request: Request) -> Query:
         """What ranking needs to know about a request."""
-        vector, tokens, token_ids = self.embed_query(request.text)
         user = request.filter.user
+        speakers = self.speakers(user)
+        bare, _ = without_names(request.text, speakers)
+        vector, tokens, token_ids = self.embed_query(bare)
         num_documents, mean_terms = self.db.corpus(user)
         terms = sorted(set(lexical.term_ids(request.text).tolist()))
         return Query(
@@ -202,7 +204,7 @@ class Engine:
             document_frequency=self.db.document_frequency(user, terms),
             num_documents=num_documents,
             mean_terms=mean_terms,
-            speakers=self.speakers(user),
+            speakers=speakers,
         )
 
     def speakers(self, user: str) -> list[str]:
@@ -231,7 +233,7 @@ class Engine:
         notes: list[int] = []
         chunk_hits: list[np.ndarray] = []
         if kinds is None or EPISODE in kinds:
-            match = lexical.fts_query(request.text)
+            match = lexical.fts_query(without_names(request.text, query.speakers)[0])
             found = {seq for seq, _ in self.db.search_text(match, filter_, FIRST_STAGE)}
             for view in (filter_,) if window is None else (filter_, window):
                 ids, _ = self.index.search(query.vector, FIRST_STAGE, allowed=self.db.allowed_chunks(view))

@@ -21,6 +21,7 @@ from functools import cached_property
 
 import numpy as np
 
+from recollect.store import lexical
 from recollect.store.engine import Engine
 from recollect.store.fusion import Fusion
 from recollect.store.method import Request
@@ -29,7 +30,7 @@ from recollect.store.sqlite import Filter
 from recollect.store.timeline import query_window
 
 DAY = timedelta(days=1)
-TIME_WEIGHT = 2.0  # in the units of the fused score (log-odds), for lying within the time that the query speaks of
+INSTANT = timedelta(microseconds=1)
 
 
 @dataclass
@@ -37,9 +38,11 @@ class Episodic:
     """Verbatim episodes, ranked by fused signals.
 
     without: id of a benchmark conversation; the ranking weights are then those that were fitted without it.
+    time_weight: how much it counts that an episode lies within the time that the query speaks of.
     """
 
     without: str | None = None
+    time_weight: float = 2.0  # in log-odds, for lying within the time that the query speaks of; 0 ignores it
     name = "episodic"
     version = "1"
 
@@ -53,8 +56,8 @@ class Episodic:
 
     def recall(self, engine: Engine, request: Request) -> list[Hit]:
         """The k best records, best first; ties go to the newer one."""
-        window = self._window(engine, request)
-        pool = engine.pool(request, window)
+        window, text = self._window(engine, request) if self.time_weight else (None, request.text)
+        pool = engine.pool(replace(request, text=text), window)
         candidates = pool.candidates
         if not len(candidates.seq):
             return []
@@ -64,7 +67,7 @@ class Episodic:
         if window is not None:
             micros = candidates.at * 1e6
             in_window = (micros >= (window.after or -np.inf)) & (micros < (window.before or np.inf))
-            scores = scores + TIME_WEIGHT * in_window
+            scores = scores + self.time_weight * in_window
         order = np.lexsort((-candidates.at, -scores))
         hits = []
         for row in order:
@@ -78,31 +81,33 @@ class Episodic:
             )
         return self._hits(engine, hits, with_time=window is not None)
 
-    def _window(self, engine: Engine, request: Request) -> Filter | None:
-        """The filter, narrowed to the time that the query speaks of; None when it speaks of none.
+    def _window(self, engine: Engine, request: Request) -> tuple[Filter | None, str]:
+        """(the filter narrowed to the time that the query speaks of, None when it speaks of none; the query to rank by).
 
-        An event ("before I moved") is found by recalling it; its time is that of the best hit.
+        An event ("before I moved") is found by recalling it; its time is that of the best hit. Its words then leave the
+        query, since what is asked for lies before or after it.
         """
-        window = query_window(request.text, request.asked_at)
+        window, text = query_window(request.text, request.asked_at), request.text
         start, end = window.start, window.end
         if window.anchor:
             found = self.recall(engine, replace(request, text=window.anchor, k=1))
-            if not found:
-                return None
-            event = found[0].at
-            if window.relation == "during":
-                start, end = event - DAY, event + DAY
-            else:
-                start, end = (event, None) if window.relation == "after" else (None, event)
+            if found:
+                event = found[0].at
+                if window.relation == "before":
+                    end = min(event, end or event)
+                elif window.relation == "after":
+                    start = max(event + INSTANT, start or event + INSTANT)
+                else:
+                    start, end = start or event - DAY, end or event + DAY
+                text = text.replace(window.anchor, " ") if window.relation != "during" else text
         if start is None and end is None:
-            return None
-        after = request.filter.after
-        before = request.filter.before
+            return None, request.text
+        after, before = request.filter.after, request.filter.before
         if start is not None:
             after = max(int(start.timestamp() * 1e6), after if after is not None else -(2**62))
         if end is not None:
             before = min(int(end.timestamp() * 1e6), before if before is not None else 2**62)
-        return replace(request.filter, after=after, before=before)
+        return replace(request.filter, after=after, before=before), text if lexical.terms(text) else request.text
 
     def _hits(self, engine: Engine, ranked: Sequence[tuple], with_time: bool) -> list[Hit]:
         episodes = engine.db.episodes([seq for seq, *_ in ranked if seq > 0])
@@ -110,7 +115,7 @@ class Episodic:
         spans = engine.spans([chunk for _, _, _, chunk, _ in ranked if chunk])
         hits = []
         for seq, score, signals, chunk, in_window in ranked:
-            why = _with_time(signals, in_window) if with_time else tuple(signals)
+            why = self._with_time(signals, in_window) if with_time else tuple(signals)
             if seq > 0:
                 episode = episodes.get(seq)
                 if episode is None:
@@ -148,10 +153,9 @@ class Episodic:
                 )
         return hits
 
-
-def _with_time(signals: Sequence[Signal], in_window: bool) -> tuple[Signal, ...]:
-    """The explanation with the time's part in it, shares adding up to 1 again."""
-    signals = [*signals, Signal("time", float(in_window), TIME_WEIGHT, 0.0)]
-    total = sum(abs(signal.value * signal.weight) for signal in signals) or 1.0
-    shared = [replace(signal, share=abs(signal.value * signal.weight) / total) for signal in signals]
-    return tuple(sorted(shared, key=lambda signal: -signal.share))
+    def _with_time(self, signals: Sequence[Signal], in_window: bool) -> tuple[Signal, ...]:
+        """The explanation with the time's part in it, shares adding up to 1 again."""
+        signals = [*signals, Signal("time", float(in_window), self.time_weight, 0.0)]
+        total = sum(abs(signal.value * signal.weight) for signal in signals) or 1.0
+        shared = [replace(signal, share=abs(signal.value * signal.weight) / total) for signal in signals]
+        return tuple(sorted(shared, key=lambda signal: -signal.share))

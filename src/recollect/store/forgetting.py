@@ -9,6 +9,8 @@ at the next chance.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -107,16 +109,18 @@ def _names(db: Database) -> set[str]:
     }
 
 
-def scrub(db: Database, traces: Sequence[str] = ()) -> bool:
+def scrub(db: Database, traces: Sequence[str] | None = None) -> bool:
     """Remove the last bytes of what was deleted: merge the full-text index, truncate the log, look, rewrite if needed.
 
+    traces: texts that were deleted; the file is rewritten when one of them still stands in it, and, as when an earlier
+    deletion is finished, if they are not known (None).
     Returns False when another process kept the log busy; the flag `scrub` in the state stays, and the next forget, verify
     or close tries again.
     """
     for table in ("episodes_fts", "notes_fts"):
         db.run(f"INSERT INTO {table} ({table}) VALUES ('optimize')")
     clean = db.in_memory or _truncate_log(db)
-    if clean and not db.in_memory and _holds(db, traces):
+    if clean and not db.in_memory and (traces is None or _holds(db, traces)):
         db.run("VACUUM")
         clean = _truncate_log(db)
     if clean:
@@ -140,8 +144,26 @@ def _truncate_log(db: Database, wait_s: float = 5.0) -> bool:
         db.run(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
 
 
+_SEARCH = """
+import json, sys
+samples = [bytes.fromhex(sample) for sample in json.load(sys.stdin)]
+overlap = max(map(len, samples))
+tail = b""
+with open(sys.argv[1], "rb") as file:
+    while block := file.read(1 << 24):
+        if any(sample in tail + block for sample in samples):
+            sys.exit(10)
+        tail = block[-overlap:]
+sys.exit(11)
+"""
+
+
 def _holds(db: Database, traces: Sequence[str]) -> bool:
-    """Whether the beginning, the middle or the end of any of these texts still stands somewhere in the file."""
+    """Whether the beginning, the middle or the end of any of these texts still stands somewhere in the file.
+
+    A process of its own reads the file: were it opened and closed in this one, POSIX would drop every lock that SQLite
+    holds on it here, and another process could damage it.
+    """
     samples = {
         part.encode()
         for text in traces[:500]
@@ -150,11 +172,10 @@ def _holds(db: Database, traces: Sequence[str]) -> bool:
     }
     if not samples:
         return False
-    overlap = max(map(len, samples))
-    with open(db.path, "rb") as file:
-        tail = b""
-        while block := file.read(1 << 24):
-            if any(sample in tail + block for sample in samples):
-                return True
-            tail = block[-overlap:]
-    return False
+    asked = json.dumps([sample.hex() for sample in samples])
+    command = [sys.executable, "-I", "-S", "-c", _SEARCH, db.path]
+    try:
+        found = subprocess.run(command, input=asked, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    except OSError:
+        return True
+    return found.returncode != 11

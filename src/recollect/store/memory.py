@@ -19,7 +19,6 @@ from recollect.errors import Conflict, InvalidInput, NotFound
 from recollect.store import forgetting, lexical
 from recollect.store.engine import Engine
 from recollect.store.method import Method, Request, make_method
-from recollect.store.reader import ExtractiveReader, LanguageModelReader
 from recollect.store.records import (
     DEFAULT_USER,
     EPISODE,
@@ -365,6 +364,8 @@ class Memory:
 
         k: how many memories to read. at: as things were known then. Reads with the language model when there is one.
         """
+        from recollect.store.reader import ExtractiveReader, LanguageModelReader
+
         start = time.perf_counter()
         asked_at = parse_time(at) if at is not None else datetime.now().astimezone()
         hits = self.recall(question, k, at=at)

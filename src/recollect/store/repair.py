@@ -105,12 +105,23 @@ def verify(engine: Engine, repair: bool) -> VerifyReport:
         found(f"full-text index of {table} out of step", broken, lambda name=table: rebuild_text_index(db, name))
     found("counts of terms and speakers out of step", _counts_differ(db), lambda: rebuild_counts(db))
     found("missing vectors", engine.num_missing_vectors(), lambda: sum(engine.fill_missing_vectors()))
-    engine.sync_index()
-    stale = engine.index.verify(db.last_chunk(), db.fetch_vectors)
-    found("vector index out of step", len(stale), lambda: (engine.index.drop(), engine.sync_index()))
+    found("vector index out of step", _index_differs(engine), lambda: (engine.index.drop(), engine.sync_index()))
     unfinished = int(not db.read_only and db.get_state("scrub") is not None)
     found("deletion not finished", unfinished, lambda: (engine.finish_erasing(), scrub(db)))
     return VerifyReport(tuple(checks), tuple(problems))
+
+
+def _index_differs(engine: Engine) -> int:
+    """How many rows of the vector index disagree with the database; what others write or erase meanwhile does not count."""
+    differing: set[int] | None = None
+    for _ in range(5):
+        engine.finish_erasing()
+        engine.sync_index()
+        seen = set(engine.index.verify(engine.db.last_chunk(), engine.db.fetch_vectors).tolist())
+        differing = seen if differing is None else differing & seen
+        if not differing:
+            return 0
+    return len(differing or ())
 
 
 def _fts_broken(db: Database, table: str) -> int:
@@ -228,7 +239,7 @@ def reindex(engine: Engine, embedder: str | Embedder | None = None, progress: Pr
         engine.use(new)
     engine.index.drop()
     engine.sync_index()
-    scrub(db)
+    scrub(db, ())
     return db.rows("SELECT (SELECT count(*) FROM episodes) + (SELECT count(*) FROM notes)")[0][0]
 
 

@@ -91,6 +91,15 @@ def _lines(memory: Memory) -> Iterator[dict[str, Any]]:
     yield {"end": count}
 
 
+def is_export(path: Path) -> bool:
+    """Whether a file begins as `export_records` begins."""
+    try:
+        with open(path.expanduser(), encoding="utf-8") as file:
+            return file.read(23).startswith('{"recollect_export":')
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def import_records(memory: Memory, path: Path, progress: Progress | None) -> ImportedRecords:
     """Restore an export for the user of `memory`. The whole file is checked before anything is written."""
     for _ in _read(path):

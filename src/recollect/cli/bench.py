@@ -1,0 +1,147 @@
+"""`recollect bench`: measure recall on LoCoMo and LongMemEval, and speed beside plain vector stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from recollect.cli.common import EmbedderName, Json, err, escape, out, print_json, progress, settings
+from recollect.errors import InvalidInput
+
+app = typer.Typer(no_args_is_help=True, help="Measure recall and speed; see recollect bench COMMAND --help.")
+
+Data = Annotated[Path, typer.Option("--data", help="The data set: a file, or a folder that holds it.")]
+Results = Annotated[
+    Path | None,
+    typer.Option("--results", help="Write <benchmark>.json and <benchmark>-questions.jsonl into this folder."),
+]
+WithLm = Annotated[bool, typer.Option("--lm", help="Also answer with the language model that is configured.")]
+
+
+def _language_model(wanted: bool) -> Any:
+    if not wanted:
+        return None
+    from recollect.lm import from_settings
+
+    model = from_settings(settings())
+    if model is None:
+        raise InvalidInput(
+            "lm: no language model is configured; set RECOLLECT_LM_MODEL or run `recollect init` (see doctor)."
+        )
+    return model
+
+
+def _finish(result: dict[str, Any], results: Path | None, json: bool) -> None:
+    from recollect.benchmarks.report import show, write_json
+
+    if results is not None:
+        write_json(result, results / f"{result['benchmark']}.json")
+    if json:
+        print_json(result)
+    else:
+        show(result, out)
+
+
+@app.command(epilog="Example:  recollect bench locomo --data locomo10.json --json")
+def locomo(
+    data: Data,
+    include_adversarial: Annotated[
+        bool, typer.Option("--adversarial", help="Count the adversarial questions too.")
+    ] = False,
+    read: Annotated[
+        bool, typer.Option("--read", help="Also answer with the built-in reader, scored by LoCoMo's F1.")
+    ] = False,
+    lm: WithLm = False,
+    embedder: EmbedderName = None,
+    results: Results = None,
+    json: Json = False,
+) -> None:
+    """Recall on LoCoMo by turn and by session; needs no language model."""
+    from recollect.benchmarks.locomo import LoCoMo
+
+    with progress("LoCoMo", show=not json) as advance:
+        done = 0
+
+        def step(name: str, count: int, total: int) -> None:
+            nonlocal done
+            advance(count - done)
+            done = count
+
+        result = LoCoMo(data).run(
+            embedder=embedder,
+            include_adversarial=include_adversarial,
+            lm=_language_model(lm),
+            read_answers=read,
+            output=results / "locomo-questions.jsonl" if results else None,
+            progress=step,
+        )
+    _finish(result, results, json)
+
+
+@app.command(epilog="Example:  recollect bench longmemeval --data longmemeval_s_cleaned.json --limit 50")
+def longmemeval(
+    data: Annotated[
+        Path | None, typer.Option("--data", help="An S, M or oracle file. Default: made histories.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Stop after this many histories.")] = None,
+    made: Annotated[
+        int, typer.Option("--made", min=1, help="How many histories to make, where no file is given.")
+    ] = 50,
+    seed: Annotated[int, typer.Option(help="Seed of the made histories.")] = 0,
+    lm: WithLm = False,
+    embedder: EmbedderName = None,
+    results: Results = None,
+    json: Json = False,
+) -> None:
+    """Recall on LongMemEval by turn and by session; with --lm also judged accuracy. Without a file it makes histories."""
+    import json as jsonlib
+    import tempfile
+
+    from recollect.benchmarks.longmemeval import LongMemEval
+    from recollect.benchmarks.synthetic import generate
+
+    with tempfile.TemporaryDirectory() as folder, progress("LongMemEval", show=not json) as advance:
+        path = data
+        if path is None:
+            path = Path(folder) / "made.json"
+            path.write_text(jsonlib.dumps(list(generate(made, seed))), "utf-8")
+        result = LongMemEval(path).run(
+            embedder=embedder,
+            lm=_language_model(lm),
+            max_histories=limit,
+            output=results / "longmemeval-questions.jsonl" if results else None,
+            progress=lambda name, count: advance(1),
+        )
+    result["made"] = data is None
+    if not json and data is None:
+        err.print(
+            f"[dim]Made histories (seed {seed}), not the published data: figures compare with each other only.[/]"
+        )
+    _finish(result, results, json)
+
+
+@app.command(epilog="Example:  recollect bench speed --sizes 1k,10k,100k --results results --plots docs")
+def speed(
+    sizes: Annotated[str, typer.Option(help="How many memories, as 1k,10k,100k,1M.")] = "1k,10k,100k,1M",
+    embedder: EmbedderName = None,
+    results: Results = None,
+    plots: Annotated[Path | None, typer.Option("--plots", help="Draw the figures into this folder.")] = None,
+    json: Json = False,
+) -> None:
+    """Ingest rate and recall latency as the memory grows, beside Chroma and a plain vector index, in one run."""
+    from recollect.benchmarks import speed as bench
+
+    with err.status("starting") as status:
+        result = bench.run(bench.parse_sizes(sizes), embedder, lambda line: status.update(escape(line)))
+    if results is not None:
+        from recollect.benchmarks.report import write_json
+
+        write_json(result, results / "speed.json")
+    if plots is not None:
+        bench.plot(result, plots)
+    if json:
+        print_json(result)
+    else:
+        bench.show(result, out)

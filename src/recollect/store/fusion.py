@@ -1,0 +1,331 @@
+"""Fusion: many weak signals about each candidate, standardised and weighed, so that a rank can be explained.
+
+The first stage (BM25, cosine, and the turns beside them) gives some hundred candidates. For each, `signals` measures how
+well it answers the query, alone and together with the turns around it. Every signal is standardised over the candidates of
+this recall (mean 0, deviation 1), the score is their weighted sum, and a hit's explanation is the summands. A second pass
+adds signals made from the first pass's scores: how well the neighbours and the rest of the session did.
+
+Names of speakers are taken out of the query before it is embedded and searched (`without_names`), because in a
+conversation the one who says a name is usually the other one; who is asked about is a signal of its own.
+
+Weights: fitted by `recollect.benchmarks.fit` on LoCoMo (arXiv:2402.17753), listwise: the softmax of the scores over a
+question's candidates against its evidence. `data/fusion.json` holds the weights of all conversations together and, for
+each conversation, those that were fitted without it. Two sets: with token vectors (late interaction) and without.
+Cost: O(candidates * dimension), about 10 ms for 600 candidates on one core.
+
+Shapes: N candidates, D dimension of a vector, Tq tokens of the query, W distinct terms of the query.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from recollect.store import late, lexical
+from recollect.store.records import Signal
+
+_K1, _B = 1.2, 0.75  # BM25
+_TEXT_CHARS = 4000  # of a text that patterns are looked for in
+
+
+@dataclass(slots=True)
+class Query:
+    """What is asked, and what the corpus knows about its words.
+
+    `vector`, `tokens` and `token_ids` come from `without_names(text, speakers)[0]`, not from the text itself.
+    """
+
+    text: str
+    at: float  # when it is asked, seconds since 1970 UTC
+    vector: np.ndarray  # float32 (D,), unit length
+    tokens: np.ndarray | None = None  # float32 (Tq, 384), unit rows
+    token_ids: np.ndarray | None = None  # int32 (Tq,)
+    document_frequency: Mapping[int, int] = field(default_factory=dict)  # term id -> number of episodes with it
+    num_documents: int = 0
+    mean_terms: float = 1.0  # mean number of terms of an episode
+    speakers: Sequence[str] = ()  # names known in the scope
+
+
+@dataclass(slots=True)
+class Candidates:
+    """N candidates as columns; best sorted by (session, position), though nothing depends on it."""
+
+    seq: np.ndarray  # int64 (N,)
+    session: np.ndarray  # int64 (N,)
+    position: np.ndarray  # int64 (N,), 0-based turn in its session
+    at: np.ndarray  # float64 (N,), seconds since 1970 UTC
+    speaker: list[str]  # "" where unknown
+    text: list[str]
+    dense: np.ndarray  # float32 (N,), cosine of the best chunk with the query
+    vectors: np.ndarray  # float32 (N, D), the best chunk's vector
+    first_stage: np.ndarray  # bool (N,), False for one that is there only as a neighbour
+    tokens: list[bytes | None]  # the best chunk's token vectors, from late.compress
+    terms: list[np.ndarray]  # uint32 (T_i,), from lexical.term_ids
+
+
+def without_names(text: str, speakers: Sequence[str]) -> tuple[str, list[str]]:
+    """(the text without the names of speakers, the speakers that it names).
+
+    A speaker is named by any word of the name, whole and in any case, with or without a possessive 's. The text comes
+    back unchanged when it names nobody or when nothing else is left of it.
+    """
+    words = {word.casefold(): name for name in speakers for word in re.findall(r"[^\W_]+", name) if len(word) > 1}
+    if not words:
+        return text, []
+    pattern = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
+    found = re.compile(rf"(?<![^\W_])({pattern})(['\u2019]s)?(?![^\W_])", re.IGNORECASE)
+    named = {match.group(1).casefold() for match in found.finditer(text)}
+    if not named:
+        return text, []
+    bare = " ".join(found.sub(" ", text).split())
+    kept = [name for name in speakers if named & {word.casefold() for word in re.findall(r"[^\W_]+", name)}]
+    return (bare if re.search(r"[^\W_]", bare) else text), kept
+
+
+_TIME = re.compile(
+    r"\b(?:yesterday|today|tonight|tomorrow|ago|last|next|since|recently|lately|soon|weekend|"
+    r"this (?:week|month|year|morning|afternoon|evening|spring|summer|autumn|fall|winter)|(?:mon|tues|wednes|thurs|fri|"
+    r"satur|sun)day|january|february|march|april|june|july|august|september|october|november|december|(?:19|20)\d\d|"
+    r"(?:day|week|month|year)s?)\b",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(
+    r"\b(?:\d[\d.,:]*|two|three|four|five|six|seven|eight|nine|ten|dozen|once|twice|several|couple)\b", re.IGNORECASE
+)
+_NAME = re.compile(r"(?<=[a-z,'\"] )[\"']?[A-Z][a-z]+")  # a capital inside a sentence
+_FIRST_PERSON = re.compile(r"\b(?:i|my|me|we|our)\b", re.IGNORECASE)
+_ASKS = re.compile(r"\?[\s\"')\]]*(?:\[[^\[\]]*\]\s*)?$")  # ends with a question, also before a remark in brackets
+_WHEN = re.compile(r"\b(?:when|how (?:long|often)|(?:what|which) (?:year|date|day|month|time))\b", re.IGNORECASE)
+_HOW_MANY = re.compile(r"\bhow (?:many|much|old|often|long|far|big|tall)\b", re.IGNORECASE)
+_WHO = re.compile(r"\b(?:who|whom|whose|where|which|what)\b", re.IGNORECASE)
+
+
+def signals(query: Query, candidates: Candidates) -> dict[str, np.ndarray]:
+    """The raw signals of the first pass by name, float64 (N,) each; those of token vectors only if there are any."""
+    around = _Around(candidates)
+    bare, named = without_names(query.text, query.speakers)
+    found = _words(query, bare, candidates, around)
+    found |= _meaning(query, candidates, around)
+    if query.tokens is not None and len(query.tokens) and any(candidates.tokens):
+        found |= _tokens(query.tokens, candidates, around)
+    found |= _shape(query.text, named, query.speakers, candidates, around)
+    return found
+
+
+class _Around:
+    """Who stands where: rows of the turns beside each candidate, and its session."""
+
+    def __init__(self, candidates: Candidates) -> None:
+        _, self.session, self.sizes = np.unique(candidates.session, return_inverse=True, return_counts=True)
+        self.num_sessions = len(self.sizes)
+        self._key = self.session.astype(np.int64) * (1 << 44) + candidates.position
+        self._order = np.argsort(self._key, kind="stable")
+        self._sorted = self._key[self._order]
+        self._starts = np.r_[0, np.cumsum(self.sizes)[:-1]].astype(np.int64)
+        self.rows = {step: self._find(step) for step in (-2, -1, 1, 2)}
+
+    def _find(self, step: int) -> np.ndarray:
+        place = np.minimum(np.searchsorted(self._sorted, self._key + step), len(self._sorted) - 1)
+        return np.where(self._sorted[place] == self._key + step, self._order[place], -1)
+
+    def at(self, values: np.ndarray, step: int, default: float = 0.0) -> np.ndarray:
+        """values (..., N) of the turn `step` places later; `default` where it is no candidate."""
+        rows = self.rows[step]
+        return np.where(rows >= 0, values[..., rows], default)
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """values (..., N) summed over sessions, (..., sessions)."""
+        return np.add.reduceat(values[..., self._order], self._starts, axis=-1)
+
+    def maxima(self, values: np.ndarray) -> np.ndarray:
+        """The largest of values (..., N) in each session, (..., sessions)."""
+        return np.maximum.reduceat(values[..., self._order], self._starts, axis=-1)
+
+
+def _words(query: Query, bare: str, candidates: Candidates, around: _Around) -> dict[str, np.ndarray]:
+    ids = np.unique(lexical.term_ids(bare))  # (W,)
+    lengths = np.array([len(terms) for terms in candidates.terms], np.float64)
+    flat = np.concatenate(candidates.terms).astype(np.uint32)
+    counts = np.zeros((len(ids), len(lengths)))  # (W, N)
+    if len(ids) and len(flat):
+        place = np.minimum(np.searchsorted(ids, flat), len(ids) - 1)
+        hit = ids[place] == flat
+        rows = np.repeat(np.arange(len(lengths)), lengths.astype(np.int64))
+        np.add.at(counts, (place[hit], rows[hit]), 1)
+    frequency = np.array([query.document_frequency.get(int(id_), 0) for id_ in ids], np.float64)
+    total = max(query.num_documents, int(frequency.max(initial=0)))
+    weights = np.log1p((total - frequency + 0.5) / (frequency + 0.5))  # (W,)
+    share = weights / max(weights.sum(), 1e-9)
+    has = (counts > 0).astype(np.float64)
+    before = 0.7 * around.at(has, -1)
+    after = 0.7 * around.at(has, 1)
+
+    def bm25(counts: np.ndarray, lengths: np.ndarray, mean: float) -> np.ndarray:
+        return weights @ (counts * (_K1 + 1) / (counts + _K1 * (1 - _B + _B * lengths / max(mean, 1e-9))))
+
+    session_lengths = around.sums(lengths)
+    return {
+        "words": bm25(counts, lengths, query.mean_terms),
+        "words with the turn before": share @ np.maximum(has, before),
+        "words with the turns around": share @ np.maximum(has, np.maximum(before, after)),
+        "words of the session": bm25(around.sums(counts), session_lengths, float(session_lengths.mean()))[around.session],
+        "length": np.log1p(lengths),
+        "hardly a word": (lengths < 3).astype(np.float64),
+    }
+
+
+def _meaning(query: Query, candidates: Candidates, around: _Around) -> dict[str, np.ndarray]:
+    own = candidates.vectors
+    wide = own.copy()
+    for step in (-1, 1):
+        rows = around.rows[step]
+        wide += 0.5 * own[rows] * (rows >= 0)[:, None].astype(np.float32)
+    scale = np.maximum(np.linalg.norm(wide, axis=1), 1e-9)
+    return {
+        "meaning": np.asarray(candidates.dense, np.float64),
+        "meaning with the turns around": (wide @ query.vector / scale).astype(np.float64),
+    }
+
+
+def _tokens(tokens: np.ndarray, candidates: Candidates, around: _Around) -> dict[str, np.ndarray]:
+    matches = late.best_matches(tokens, candidates.tokens).astype(np.float64)  # (Tq, N)
+
+    def weighed(matches: np.ndarray) -> np.ndarray:
+        weights = matches.max(axis=1) - matches.mean(axis=1)  # a token that all texts match alike tells nothing
+        return weights @ matches / max(weights.sum(), 1e-9)
+
+    return {
+        "tokens": matches.mean(axis=0),
+        "telling tokens": weighed(matches),
+        "tokens with the turn before": weighed(np.maximum(matches, 0.9 * around.at(matches, -1))),
+        "tokens with the turn after": weighed(np.maximum(matches, 0.9 * around.at(matches, 1))),
+        "tokens of the session": weighed(around.maxima(matches))[around.session],
+    }
+
+
+def _shape(
+    text: str, named: Sequence[str], speakers: Sequence[str], candidates: Candidates, around: _Around
+) -> dict[str, np.ndarray]:
+    texts = [text[:_TEXT_CHARS] for text in candidates.text]
+
+    def flags(pattern: re.Pattern[str]) -> np.ndarray:
+        return np.array([pattern.search(text) is not None for text in texts], np.float64)
+
+    nothing = np.zeros(len(texts))
+    asks = np.array([_ASKS.search(text[-200:]) is not None for text in candidates.text], np.float64)
+    by = nothing
+    if named and len(named) < len(speakers):
+        by = np.array([0.0 if not name else 1.0 if name in named else -1.0 for name in candidates.speaker])
+    return {
+        "said by the one asked about": by,
+        "asks": asks,
+        "follows a question": around.at(asks, -1),
+        "first person": flags(_FIRST_PERSON),
+        "a time, asked when": flags(_TIME) if _WHEN.search(text) else nothing,
+        "a number, asked how many": flags(_NUMBER) if _HOW_MANY.search(text) else nothing,
+        "a name, asked who, where or what": flags(_NAME) if _WHO.search(text) else nothing,
+    }
+
+
+def standardise(values: np.ndarray) -> np.ndarray:
+    """Values (N,) with mean 0 and deviation 1 over the candidates; zeros where they are all alike."""
+    spread = values.std()
+    return (values - values.mean()) / spread if spread > 1e-9 else np.zeros(len(values))
+
+
+def second_signals(scores: np.ndarray, asks: np.ndarray, candidates: Candidates) -> dict[str, np.ndarray]:
+    """The raw signals of the second pass, float64 (N,) each, from the first pass's scores (N,).
+
+    A turn's probability is the softmax of its score.
+    """
+    around = _Around(candidates)
+    logits = scores - scores.max()
+    odds = np.exp(logits)
+    odds /= odds.sum()
+    logits = np.maximum(logits, -8.0)
+    level = float(logits.mean())
+    mass = around.sums(odds)[around.session] - odds
+    best = around.maxima(logits)[around.session]
+    return {
+        "score of the turn before": around.at(logits, -1, level),
+        "score of the turn after": around.at(logits, 1, level),
+        "answers a question that fits": np.where(around.at(asks, -1) > 0, around.at(logits, -1, level) - level, 0.0),
+        "the rest of the session": np.log(np.maximum(mass, 0) + 1e-4),
+        "the session's best turn": best,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The scores of one recall and what they are made of."""
+
+    scores: np.ndarray  # float64 (N,), higher is better
+    values: dict[str, np.ndarray]  # standardised signals by name, float64 (N,) each
+    weights: Mapping[str, float]
+
+    @property
+    def contributions(self) -> dict[str, np.ndarray]:
+        """What each signal added to the scores, float64 (N,) each."""
+        return {name: self.weights[name] * values for name, values in self.values.items()}
+
+    def explain(self, row: int) -> tuple[Signal, ...]:
+        """The signals behind one candidate's score, largest share first; shares sum to 1 unless all are 0."""
+        parts = [(name, float(values[row]), float(self.weights[name])) for name, values in self.values.items()]
+        total = sum(abs(value * weight) for _, value, weight in parts) or 1.0
+        why = [Signal(name, value, weight, abs(value * weight) / total) for name, value, weight in parts if weight]
+        return tuple(sorted(why, key=lambda signal: -signal.share))
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """Weights by signal for both passes, with and without token vectors."""
+
+    with_tokens: tuple[Mapping[str, float], Mapping[str, float]]
+    without_tokens: tuple[Mapping[str, float], Mapping[str, float]]
+
+    @classmethod
+    def load(cls, without: str | None = None) -> Fusion:
+        """The weights that ship with the package.
+
+        without: a benchmark conversation's id ("conv-26"); the weights are then those fitted without it. A name that
+        the weights were not fitted on gives the weights of all.
+        """
+        sets = _weight_file()["weights"]
+        chosen = sets.get(without or "all", sets["all"])
+        return cls(*((chosen[kind]["first"], chosen[kind]["second"]) for kind in ("with_tokens", "without_tokens")))
+
+    def rank(self, query: Query, candidates: Candidates) -> Ranking:
+        """Score the candidates; the order of the result's arrays is that of the candidates."""
+        if not len(candidates.seq):
+            return Ranking(np.zeros(0), {}, {})
+        raw = signals(query, candidates)
+        first, second = self.with_tokens if "tokens" in raw else self.without_tokens
+        values = {name: standardise(raw[name]) for name in raw if name in first or name in second}
+        scores = _weigh(first, values, len(candidates.seq))
+        raw_second = second_signals(scores, raw["asks"], candidates)
+        values |= {name: standardise(raw_second[name]) for name in raw_second if name in second}
+        values = {name: values[name] for name in values if name in second}
+        return Ranking(_weigh(second, values, len(candidates.seq)), values, second)
+
+
+def _weigh(weights: Mapping[str, float], values: Mapping[str, np.ndarray], n: int) -> np.ndarray:
+    total = np.zeros(n)
+    for name, value in values.items():
+        total += weights.get(name, 0.0) * value
+    return total
+
+
+def fitted_on() -> list[str]:
+    """Ids of the benchmark conversations that the shipped weights were fitted on."""
+    return list(_weight_file()["fitted_on"])
+
+
+@cache
+def _weight_file() -> dict:
+    return json.loads((Path(__file__).parent / "data" / "fusion.json").read_text(encoding="utf-8"))
