@@ -19,7 +19,7 @@ test: $(VENV)/dev  ## Run the tests.
 check: $(VENV)/dev  ## Format, lint, types, import arrows, docs.
 	$(BIN)/ruff format --check src tests
 	$(BIN)/ruff check src tests
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest tests/test_house.py tests/test_docs.py
 
 bench: $(VENV)/bench  ## Measure speed and recall; writes results/ and docs/.

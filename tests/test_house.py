@@ -41,8 +41,15 @@ def _imports(path: Path) -> set[str]:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             node.body = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "recollect" and not node.level:
-            found |= {f"{node.module}.{alias.name}" if node.module == "recollect" else node.module for alias in node.names}
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.split(".")[0] == "recollect"
+            and not node.level
+        ):
+            found |= {
+                f"{node.module}.{alias.name}" if node.module == "recollect" else node.module for alias in node.names
+            }
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "recollect"}
     return found
@@ -67,7 +74,10 @@ def test_import_is_quick_and_brings_no_torch():
         "import sys, time; start = time.perf_counter(); import recollect; "
         "print(time.perf_counter() - start, any(name in sys.modules for name in ('torch', 'numpy', 'onnxruntime', 'pydantic')))"
     )
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() for _ in range(5)]
+    runs = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+        for _ in range(5)
+    ]
     assert min(float(seconds) for seconds, _ in runs) < 0.2
     assert {heavy for _, heavy in runs} == {"False"}
 
@@ -94,7 +104,7 @@ def test_every_system_imports_and_has_a_claim_a_page_and_a_test(system):
     page = ROOT / "docs" / "systems" / f"{system.key}.md"
     assert page.is_file(), f"write {page.relative_to(ROOT)}"
     assert system.name in page.read_text("utf-8").splitlines()[0]
-    assert f"results/claims/{system.key}.json" and (ROOT / "results" / "claims" / f"{system.key}.json").is_file()
+    assert (ROOT / "results" / "claims" / f"{system.key}.json").is_file(), f"run `recollect reproduce {system.key}`"
     test = ROOT / "tests" / system.home / f"test_{module.rsplit('.', 1)[1]}.py"
     assert test.is_file(), f"write {test.relative_to(ROOT)}"
 

@@ -53,7 +53,7 @@ def test_add_recall_answer_history_forget(run):
     assert "Pixel" in out
     assert "Pixel" in run("history", episode["id"])[1]
     assert json.loads(run("history", episode["id"], "--json")[1])["record"]["text"] == "The cat is called Pixel."
-    code, out, err = run("forget", episode["id"])
+    code, _, err = run("forget", episode["id"])
     assert code == 2
     assert "--yes" in err
     assert json.loads(run("forget", "--query", "cat", "--dry-run", "--json")[1])["episodes"] == [episode["id"]]
@@ -105,8 +105,7 @@ def test_standard_input(run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 
 def test_init_writes_settings_and_memory(run, tmp_path: Path):
-    code, out, _ = run("init")
-    assert code == 0
+    assert run("init")[0] == 0
     assert (tmp_path / "recollect.toml").is_file()
     assert (tmp_path / "memory.db").is_file()
     assert "left as it is" in run("init")[1]

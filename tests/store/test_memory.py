@@ -193,7 +193,7 @@ def test_answer_with_a_language_model_reads_notes_and_cites(open_memory):
         return {
             "notes": [{"id": "m1", "note": "moved to Lisbon"}],
             "answer": "Lisbon",
-            "cited": [episode.id],
+            "cited": ["m1", "m7"],
             "answerable": True,
         }
 

@@ -30,7 +30,7 @@ MIXED = [
     "ok",
     "Thanks! " * 20,
     "def f(x): return x ** 2",
-    "\u4eca\u5929 caf\u00e9 \ud83d\ude00",
+    "\u4eca\u5929 caf\u00e9 \U0001f600",
     "",
     "a b c" * 40,
 ]

@@ -37,7 +37,13 @@ class MemoryMachine(RuleBasedStateMachine):
             memory.close()
         shutil.rmtree(self.folder)
 
-    @rule(target=episodes, user=st.sampled_from(USERS), text=texts, session=st.sampled_from(SESSIONS), day=st.integers(1, 28))
+    @rule(
+        target=episodes,
+        user=st.sampled_from(USERS),
+        text=texts,
+        session=st.sampled_from(SESSIONS),
+        day=st.integers(1, 28),
+    )
     def add(self, user: str, text: str, session: str, day: int) -> str:
         episode = self.memories[user].add(text, session=session, at=f"2024-01-{day:02}T12:00+00:00")
         known = [id_ for id_, value in self.model.items() if value == (user, text, session, day)]
@@ -45,7 +51,9 @@ class MemoryMachine(RuleBasedStateMachine):
         self.model[episode.id] = (user, text, session, day)
         return episode.id
 
-    @rule(target=episodes, user=st.sampled_from(USERS), items=st.lists(st.tuples(texts, st.integers(1, 28)), max_size=6))
+    @rule(
+        target=episodes, user=st.sampled_from(USERS), items=st.lists(st.tuples(texts, st.integers(1, 28)), max_size=6)
+    )
     def add_many(self, user: str, items: list[tuple[str, int]]):
         memory = self.memories[user]
         memory.add_many({"text": text, "session": "bulk", "at": f"2024-01-{day:02}T12:00+00:00"} for text, day in items)
@@ -65,7 +73,9 @@ class MemoryMachine(RuleBasedStateMachine):
     @rule(user=st.sampled_from(USERS), query=texts, day=st.integers(1, 28), session=st.sampled_from(SESSIONS))
     def recall_then(self, user: str, query: str, day: int, session: str) -> None:
         hits = self.memories[user].recall(query, k=60, at=f"2024-01-{day:02}T12:00+00:00", session=session)
-        wanted = {id_ for id_, (who, _, where, when) in self.model.items() if (who, where) == (user, session) and when <= day}
+        wanted = {
+            id_ for id_, (who, _, where, when) in self.model.items() if (who, where) == (user, session) and when <= day
+        }
         assert {hit.id for hit in hits} == wanted
 
     @rule(id_=episodes)
@@ -93,7 +103,9 @@ class MemoryMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost(self) -> None:
         for user, memory in self.memories.items():
-            stored = {episode.id: (user, episode.text, episode.session, episode.at.day) for episode in memory.episodes()}
+            stored = {
+                episode.id: (user, episode.text, episode.session, episode.at.day) for episode in memory.episodes()
+            }
             assert stored == {id_: value for id_, value in self.model.items() if value[0] == user}
 
 

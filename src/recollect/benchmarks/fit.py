@@ -20,7 +20,8 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,13 @@ from recollect.store.fusion import (
     without_names,
 )
 from recollect.store.importers.locomo import turn_text
+from recollect.store.timeline import query_window
 
 FIRST_STAGE = 200  # turns from each of BM25 and cosine, as in the store
 NEIGHBOURS = 2
 PENALTY = 0.003  # L2, on weights of standardised signals
 KS = (5, 10)
+EITHER_WAY = {"asks", "length", "hardly a word", "the rest of the session"}  # other signals never count against a turn
 
 
 @dataclass(slots=True)
@@ -109,6 +112,7 @@ def tasks(sample: Sample, embedder: Embedder) -> list[Task]:
             num_documents=len(texts),
             mean_terms=mean_terms,
             speakers=speakers,
+            window=_window(question.text, sample.asked_at),
         )
         dense = embedded.vectors @ query.vector
         first = set(np.argsort(-dense, kind="stable")[:FIRST_STAGE].tolist())
@@ -142,6 +146,17 @@ def tasks(sample: Sample, embedder: Embedder) -> list[Task]:
         made.append(Task(sample.conversation.id, question.category, query, candidates, relevant, len(evidence)))
     index.close()
     return made
+
+
+def _window(text: str, asked_at: datetime) -> tuple[float, float] | None:
+    """The time that a question speaks of in seconds since 1970; None without one or when it is named by an event."""
+    window = query_window(text, asked_at)
+    if window.anchor or (window.start is None and window.end is None):
+        return None
+    return (
+        window.start.timestamp() if window.start else -np.inf,
+        window.end.timestamp() if window.end else np.inf,
+    )
 
 
 def example(task: Task) -> Example:
@@ -184,7 +199,8 @@ def fit(columns: Sequence[Mapping[str, np.ndarray]], relevant: Sequence[np.ndarr
         slope = x.T @ (odds / np.repeat(sums, sizes) - target).astype(np.float32) / len(kept)
         return value + PENALTY * weights @ weights, slope.astype(np.float64) + 2 * PENALTY * weights
 
-    found = minimize(loss, np.zeros(len(names)), jac=True, method="L-BFGS-B")
+    bounds = [(None, None) if name in EITHER_WAY else (0, None) for name in names]
+    found = minimize(loss, np.zeros(len(names)), jac=True, method="L-BFGS-B", bounds=bounds)
     return dict(zip(names, found.x.tolist(), strict=True))
 
 

@@ -63,7 +63,8 @@ def text(number: int) -> str:
 def question(number: int) -> str:
     """A question about the diary."""
     rng = random.Random(-1 - number)
-    return f"When did {rng.choice(_NAMES)} have {rng.choice(_THINGS)} in {rng.choice(_PLACES)}, and what was it {rng.choice(_WHY)}?"
+    name, thing, place, why = (rng.choice(words) for words in (_NAMES, _THINGS, _PLACES, _WHY))
+    return f"When did {name} have {thing} in {place}, and what was it {why}?"
 
 
 @dataclass
@@ -264,7 +265,7 @@ def _chroma(matrix: np.ndarray, vectors: Sequence[np.ndarray], progress: Progres
     if len(matrix) > CHROMA_LIMIT:
         return 0.0, []
     try:
-        import chromadb
+        import chromadb  # type: ignore[import-not-found]
     except ImportError:
         return 0.0, []
     with tempfile.TemporaryDirectory(prefix="recollect-chroma-", ignore_cleanup_errors=True) as folder:

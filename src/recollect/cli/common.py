@@ -147,8 +147,15 @@ def progress(label: str, total: int | None = None, show: bool = True) -> Iterato
     if not err.is_terminal:
         yield _line_progress(label, total)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = [
         SpinnerColumn(),

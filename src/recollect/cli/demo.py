@@ -23,6 +23,7 @@ QUESTIONS = (
     ("an update", "Where does Ana live?"),
     ("what cannot be answered", "What is the name of Ben's dog?"),
 )
+RECALLED = "How did the half marathon go?"
 AS_OF = ("as it was known in June", "Where does Ana live?", "2024-06-01")
 
 
@@ -60,7 +61,7 @@ def run(
         report = memory.add_many(items)
         answers = [(kind, question, memory.answer(question, at=ASKED_AT)) for kind, question in QUESTIONS]
         answers.append((AS_OF[0], AS_OF[1], memory.answer(AS_OF[1], at=AS_OF[2])))
-        hits = memory.recall("How did the run go?", 3, at=ASKED_AT)
+        hits = memory.recall(RECALLED, 3, at=ASKED_AT)
         stats = memory.stats()
     if json:
         asked = [{"kind": kind, "question": question, "answer": answer.to_json()} for kind, question, answer in answers]
@@ -81,7 +82,7 @@ def run(
             head = ", ".join(part for part in (quote.speaker, when(quote.at)) if part)
             out.print(f'   [dim]"{escape(quote.text)}" ({escape(head)})[/]')
         out.print()
-    out.print("[bold]How did the run go?[/]  [dim](recall, with the reasons for each hit)[/]")
+    out.print(f"[bold]{RECALLED}[/]  [dim](recall, with the reasons for each hit)[/]")
     for number, hit in enumerate(hits, start=1):
         print_hit(number, hit, why=True)
     out.print("\n[bold]Try next[/]")

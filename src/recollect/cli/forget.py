@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,7 +31,12 @@ def run(
 ) -> None:
     """Delete memories for good, with everything derived only from them and their bytes in the files."""
     with opened(db, user, agent) as memory:
-        what = {"session": session, "before": before, "query": query, "user": memory.user if everything else None}
+        what: dict[str, Any] = {
+            "session": session,
+            "before": before,
+            "query": query,
+            "user": memory.user if everything else None,
+        }
         chosen = memory.forget(ids or None, **what, dry_run=True)
         count = len(chosen.episodes) + len(chosen.notes)
         if not count:

@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-import click
 import typer
 
 from recollect.catalogue import HOMES, SYSTEMS
@@ -22,7 +22,7 @@ from recollect.cli.main import COMMANDS, app
 def render_commands() -> str:
     """Every command with its arguments, options and examples, as Markdown."""
     program = typer.main.get_command(app)
-    context = click.Context(program, info_name="recollect")
+    context = typer.Context(program, info_name="recollect")
     lines = ["# Commands", "", "Made by `python -m recollect.cli.page`. `recollect COMMAND --help` says the same.", ""]
     for panel, names in COMMANDS.items():
         lines += [f"## {panel}", ""]
@@ -31,20 +31,20 @@ def render_commands() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _command(command: click.Command, name: str) -> Iterator[str]:
+def _command(command: Any, name: str) -> Iterator[str]:
     yield from (f"### `{name}`", "", inspect.cleandoc(command.help or ""), "")
-    if isinstance(command, click.Group):
+    if hasattr(command, "commands"):
         for part in command.commands.values():
             yield from _command(part, f"{name} {part.name}")
         return
     for parameter in command.params:
-        if isinstance(parameter, click.Option):
+        if parameter.param_type_name == "option":
             if parameter.name == "help":
                 continue
             shown = ", ".join(f"`{opt}`" for opt in parameter.opts)
             text = parameter.help or ""
         else:
-            shown = f"`{parameter.make_metavar(click.Context(command))}`"
+            shown = f"`{parameter.metavar or (parameter.name or '').upper()}`"
             text = getattr(parameter, "help", None) or ""
         yield f"- {shown}: {text}".rstrip(": ")
     yield ""

@@ -11,7 +11,10 @@ from recollect.catalogue import SYSTEMS
 from recollect.cli.common import NOTHING_FOUND, Json, err, escape, out, print_json
 from recollect.errors import InvalidInput
 
-EXAMPLES = "Examples:  recollect reproduce longmemeval   |   recollect reproduce episodic locomo --json   |   recollect reproduce --all"
+EXAMPLES = (
+    "Examples:  recollect reproduce longmemeval   |   recollect reproduce episodic locomo --json"
+    "   |   recollect reproduce --all"
+)
 
 
 def _keys(incomplete: str) -> list[str]:

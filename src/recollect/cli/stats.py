@@ -34,3 +34,5 @@ def run(db: Db = None, user: User = None, agent: Agent = None, json: Json = Fals
     ):
         table.add_row(f"[bold]{name}[/]", value)
     out.print(table)
+    if stats.index_note:
+        out.print(escape(stats.index_note))

@@ -82,9 +82,11 @@ class Engine:
         folder = self.db.path + "-index"
         writable = os.access(folder if os.path.isdir(folder) else os.path.dirname(folder) or ".", os.W_OK)
         if self.db.in_memory or (self.db.read_only and not writable):
-            self._temporary = tempfile.TemporaryDirectory(prefix="recollect-")
+            self._temporary = self._temporary or tempfile.TemporaryDirectory(prefix="recollect-")
             folder = self._temporary.name
-        return VectorIndex(folder, database_uuid=self.db.uuid, embedder_name=self.embedder.name, dim=self.embedder.dim)
+        self._generation = self.db.get_state("generation")
+        identity = f"{self.db.uuid}/{self._generation or 0}"
+        return VectorIndex(folder, database_uuid=identity, embedder_name=self.embedder.name, dim=self.embedder.dim)
 
     def close(self) -> None:
         """Finish what is left of a deletion, then close the files."""
@@ -106,14 +108,20 @@ class Engine:
             self.follow_embedder()
             self._prepare(items)
             with self.db.transaction():
-                if self.db.get_state("embedder") == self.embedder.name:
+                if self._is_current():
                     return self.db.insert_episodes(items)
 
     def follow_embedder(self) -> None:
-        """Take up the embedder that another process may have changed the database to."""
+        """Take up the embedder and the numbering of chunks that another process may have changed the database to."""
+        if self._is_current():
+            return
         kept = self.db.get_state("embedder")
-        if kept is not None and kept != self.embedder.name:
-            self.use(make_embedder(self.db.get_state("embedder_spec") or kept))
+        same = kept in (None, self.embedder.name)
+        self.use(self.embedder if same else make_embedder(self.db.get_state("embedder_spec") or kept))
+
+    def _is_current(self) -> bool:
+        kept = self.db.get_state("embedder")
+        return kept in (None, self.embedder.name) and self.db.get_state("generation") == self._generation
 
     def use(self, embedder: Embedder) -> None:
         """Take up an embedder, with an index of its own."""
@@ -221,12 +229,14 @@ class Engine:
 
         window: a narrower filter, when the query speaks of a time; its best by cosine join the pool.
         """
-        self.follow_embedder()
-        with self.db.snapshot():
-            return self._pool(self.query(request), request, window)
+        while True:
+            self.follow_embedder()
+            self.sync_index()
+            with self.db.snapshot():
+                if self._is_current():
+                    return self._pool(self.query(request), request, window)
 
     def _pool(self, query: Query, request: Request, window: Filter | None) -> Pool:
-        self.sync_index()
         kinds = request.kinds
         filter_ = request.filter
         episodes: dict[int, bool] = {}

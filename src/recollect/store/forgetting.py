@@ -25,8 +25,8 @@ def delete(db: Database, seqs: Sequence[int], notes: Sequence[int] = ()) -> dict
     """Delete episodes, everything derived only from them, and the given notes; returns what went, for the receipt."""
     with db.transaction():
         doomed = db.rows_in(
-            "SELECT e.seq, e.id, e.text, e.terms, s.user, e.speaker, e.source_id, e.meta, s.name, u.name FROM episodes e JOIN sessions s ON s.ref = e.session "
-            "JOIN users u ON u.ref = s.user WHERE e.seq IN ({})",
+            "SELECT e.seq, e.id, e.text, e.terms, s.user, e.speaker, e.source_id, e.meta, s.name, u.name "
+            "FROM episodes e JOIN sessions s ON s.ref = e.session JOIN users u ON u.ref = s.user WHERE e.seq IN ({})",
             seqs,
         )
         gone = {row[0] for row in doomed}

@@ -18,11 +18,12 @@ Shapes: N candidates, D dimension of a vector, Tq tokens of the query, W distinc
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,10 @@ from recollect.store.records import Signal
 
 _K1, _B = 1.2, 0.75  # BM25
 _TEXT_CHARS = 4000  # of a text that patterns are looked for in
+_REACH = 4  # turns on each side that lend a turn their matches, as far as they are candidates
+_FADE = 0.9  # what is left of a token's match one turn away
+_FADE_WORD = 0.8  # the same for a word
+_SOON_S = 7 * 86400.0  # what happened is told within a week
 
 
 @dataclass(slots=True)
@@ -50,6 +55,9 @@ class Query:
     num_documents: int = 0
     mean_terms: float = 1.0  # mean number of terms of an episode
     speakers: Sequence[str] = ()  # names known in the scope
+    window: tuple[float, float] | None = (
+        None  # the time that the text speaks of, seconds since 1970 UTC, may be infinite
+    )
 
 
 @dataclass(slots=True)
@@ -75,19 +83,45 @@ def without_names(text: str, speakers: Sequence[str]) -> tuple[str, list[str]]:
     A speaker is named by any word of the name, whole and in any case, with or without a possessive 's. The text comes
     back unchanged when it names nobody or when nothing else is left of it.
     """
-    words = {word.casefold(): name for name in speakers for word in re.findall(r"[^\W_]+", name) if len(word) > 1}
+    owners, pattern = _names(tuple(speakers))
+    matches = list(pattern.finditer(text)) if pattern else []
+    if not matches:
+        return text, []
+    bare = " ".join(pattern.sub(" ", text).split()) if pattern else text
+    named = {match.group(1).casefold() for match in matches}
+    return (bare if _LETTER.search(bare) else text), [name for name in speakers if named & owners[name]]
+
+
+def asked_about(text: str, speakers: Sequence[str]) -> list[str]:
+    """The speakers that a query is about: those it names, but only the first of them unless they are joined by "and".
+
+    "What did Ana cook?" is about Ana, "What do Ana and Ben share?" about both, "What did Ana tell Ben?" about Ana.
+    """
+    owners, pattern = _names(tuple(speakers))
+    matches = list(pattern.finditer(text)) if pattern else []
+    subject = matches[:1]
+    for last, match in itertools.pairwise(matches):
+        if not _JOINED.fullmatch(text[last.end() : match.start()]):
+            break
+        subject.append(match)
+    words = {match.group(1).casefold() for match in subject}
+    return [name for name in speakers if words & owners[name]]
+
+
+@lru_cache(maxsize=64)
+def _names(speakers: tuple[str, ...]) -> tuple[dict[str, set[str]], re.Pattern[str] | None]:
+    """(the words of each speaker's name, case-folded; a pattern that finds any of them as group 1)."""
+    owners = {name: {word.casefold() for word in _NAME_WORD.findall(name)} for name in speakers}
+    words = sorted(set().union(*owners.values()), key=len, reverse=True)
     if not words:
-        return text, []
-    pattern = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
-    found = re.compile(rf"(?<![^\W_])({pattern})(['\u2019]s)?(?![^\W_])", re.IGNORECASE)
-    named = {match.group(1).casefold() for match in found.finditer(text)}
-    if not named:
-        return text, []
-    bare = " ".join(found.sub(" ", text).split())
-    kept = [name for name in speakers if named & {word.casefold() for word in re.findall(r"[^\W_]+", name)}]
-    return (bare if re.search(r"[^\W_]", bare) else text), kept
+        return owners, None
+    pattern = "|".join(map(re.escape, words))
+    return owners, re.compile(rf"(?<![^\W_])({pattern})(?:['\u2019]s)?(?![^\W_])", re.IGNORECASE)
 
 
+_LETTER = re.compile(r"[^\W_]")
+_NAME_WORD = re.compile(r"[^\W_]{2,}")
+_JOINED = re.compile(r"\s*(?:,|&|\band\b|\bor\b|\s)*", re.IGNORECASE)
 _TIME = re.compile(
     r"\b(?:yesterday|today|tonight|tomorrow|ago|last|next|since|recently|lately|soon|weekend|"
     r"this (?:week|month|year|morning|afternoon|evening|spring|summer|autumn|fall|winter)|(?:mon|tues|wednes|thurs|fri|"
@@ -109,12 +143,14 @@ _WHO = re.compile(r"\b(?:who|whom|whose|where|which|what)\b", re.IGNORECASE)
 def signals(query: Query, candidates: Candidates) -> dict[str, np.ndarray]:
     """The raw signals of the first pass by name, float64 (N,) each; those of token vectors only if there are any."""
     around = _Around(candidates)
-    bare, named = without_names(query.text, query.speakers)
+    bare, _ = without_names(query.text, query.speakers)
     found = _words(query, bare, candidates, around)
     found |= _meaning(query, candidates, around)
     if query.tokens is not None and len(query.tokens) and any(candidates.tokens):
         found |= _tokens(query.tokens, candidates, around)
-    found |= _shape(query.text, named, query.speakers, candidates, around)
+    found |= _shape(query.text, candidates, around)
+    found["said by the one asked about"] = _speaker(query, candidates.speaker)
+    found |= _time(query.window, candidates.at)
     return found
 
 
@@ -128,7 +164,7 @@ class _Around:
         self._order = np.argsort(self._key, kind="stable")
         self._sorted = self._key[self._order]
         self._starts = np.r_[0, np.cumsum(self.sizes)[:-1]].astype(np.int64)
-        self.rows = {step: self._find(step) for step in (-2, -1, 1, 2)}
+        self.rows = {step: self._find(step) for step in range(-_REACH, _REACH + 1) if step}
 
     def _find(self, step: int) -> np.ndarray:
         place = np.minimum(np.searchsorted(self._sorted, self._key + step), len(self._sorted) - 1)
@@ -138,6 +174,13 @@ class _Around:
         """values (..., N) of the turn `step` places later; `default` where it is no candidate."""
         rows = self.rows[step]
         return np.where(rows >= 0, values[..., rows], default)
+
+    def spread(self, values: np.ndarray, fade: float, steps: Sequence[int]) -> np.ndarray:
+        """The largest of a turn's own values (..., N) and those at `steps`, times `fade` for each turn of distance."""
+        best = values
+        for step in steps:
+            best = np.maximum(best, fade ** abs(step) * self.at(values, step))
+        return best
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """values (..., N) summed over sessions, (..., sessions)."""
@@ -163,8 +206,6 @@ def _words(query: Query, bare: str, candidates: Candidates, around: _Around) -> 
     weights = np.log1p((total - frequency + 0.5) / (frequency + 0.5))  # (W,)
     share = weights / max(weights.sum(), 1e-9)
     has = (counts > 0).astype(np.float64)
-    before = 0.7 * around.at(has, -1)
-    after = 0.7 * around.at(has, 1)
 
     def bm25(counts: np.ndarray, lengths: np.ndarray, mean: float) -> np.ndarray:
         return weights @ (counts * (_K1 + 1) / (counts + _K1 * (1 - _B + _B * lengths / max(mean, 1e-9))))
@@ -172,9 +213,11 @@ def _words(query: Query, bare: str, candidates: Candidates, around: _Around) -> 
     session_lengths = around.sums(lengths)
     return {
         "words": bm25(counts, lengths, query.mean_terms),
-        "words with the turn before": share @ np.maximum(has, before),
-        "words with the turns around": share @ np.maximum(has, np.maximum(before, after)),
-        "words of the session": bm25(around.sums(counts), session_lengths, float(session_lengths.mean()))[around.session],
+        "words with the turns before": share @ around.spread(has, _FADE_WORD, (-1, -2)),
+        "words with the turns around": share @ around.spread(has, _FADE_WORD, (-2, -1, 1, 2)),
+        "words of the session": bm25(around.sums(counts), session_lengths, float(session_lengths.mean()))[
+            around.session
+        ],
         "length": np.log1p(lengths),
         "hardly a word": (lengths < 3).astype(np.float64),
     }
@@ -183,9 +226,9 @@ def _words(query: Query, bare: str, candidates: Candidates, around: _Around) -> 
 def _meaning(query: Query, candidates: Candidates, around: _Around) -> dict[str, np.ndarray]:
     own = candidates.vectors
     wide = own.copy()
-    for step in (-1, 1):
+    for step, weight in ((-2, 0.3), (-1, 0.5), (1, 0.5), (2, 0.3)):
         rows = around.rows[step]
-        wide += 0.5 * own[rows] * (rows >= 0)[:, None].astype(np.float32)
+        wide += own[rows] * (weight * (rows >= 0))[:, None].astype(np.float32)
     scale = np.maximum(np.linalg.norm(wide, axis=1), 1e-9)
     return {
         "meaning": np.asarray(candidates.dense, np.float64),
@@ -203,15 +246,30 @@ def _tokens(tokens: np.ndarray, candidates: Candidates, around: _Around) -> dict
     return {
         "tokens": matches.mean(axis=0),
         "telling tokens": weighed(matches),
-        "tokens with the turn before": weighed(np.maximum(matches, 0.9 * around.at(matches, -1))),
-        "tokens with the turn after": weighed(np.maximum(matches, 0.9 * around.at(matches, 1))),
+        "tokens with the turn after": weighed(around.spread(matches, _FADE, (1,))),
+        "tokens with the turns before": weighed(around.spread(matches, _FADE, range(-_REACH, 0))),
+        "tokens with the turns around": weighed(around.spread(matches, _FADE, around.rows.keys())),
         "tokens of the session": weighed(around.maxima(matches))[around.session],
     }
 
 
-def _shape(
-    text: str, named: Sequence[str], speakers: Sequence[str], candidates: Candidates, around: _Around
-) -> dict[str, np.ndarray]:
+def _speaker(query: Query, said_by: Sequence[str]) -> np.ndarray:
+    """1 for turns of the speakers that are asked about, -1 for those of others, 0 where nothing can be said."""
+    about = asked_about(query.text, query.speakers)
+    if not about or len(about) >= len(query.speakers):
+        return np.zeros(len(said_by))
+    return np.array([0.0 if not name else 1.0 if name in about else -1.0 for name in said_by])
+
+
+def _time(window: tuple[float, float] | None, at: np.ndarray) -> dict[str, np.ndarray]:
+    first, last = window or (np.inf, np.inf)
+    return {
+        "in the time asked about": ((at >= first) & (at < last)).astype(np.float64),
+        "soon after that time": ((at >= last) & (at < last + _SOON_S)).astype(np.float64),
+    }
+
+
+def _shape(text: str, candidates: Candidates, around: _Around) -> dict[str, np.ndarray]:
     texts = [text[:_TEXT_CHARS] for text in candidates.text]
 
     def flags(pattern: re.Pattern[str]) -> np.ndarray:
@@ -219,11 +277,7 @@ def _shape(
 
     nothing = np.zeros(len(texts))
     asks = np.array([_ASKS.search(text[-200:]) is not None for text in candidates.text], np.float64)
-    by = nothing
-    if named and len(named) < len(speakers):
-        by = np.array([0.0 if not name else 1.0 if name in named else -1.0 for name in candidates.speaker])
     return {
-        "said by the one asked about": by,
         "asks": asks,
         "follows a question": around.at(asks, -1),
         "first person": flags(_FIRST_PERSON),

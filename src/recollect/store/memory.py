@@ -18,6 +18,7 @@ import numpy as np
 from recollect.errors import Conflict, InvalidInput, NotFound
 from recollect.store import forgetting, lexical
 from recollect.store.engine import Engine
+from recollect.store.graph import pagerank
 from recollect.store.method import Method, Request, make_method
 from recollect.store.records import (
     DEFAULT_USER,
@@ -86,6 +87,7 @@ class Stats:
     embedder: str
     method: str
     num_missing_vectors: int
+    index_note: str | None  # what would make searching faster, if anything
     database_bytes: int  # of the whole file, all users
     index_bytes: int
     bytes_per_episode: float  # (database + index) / episodes of all users
@@ -192,7 +194,7 @@ class Memory:
         """
         if batch_size < 1:
             raise InvalidInput("batch_size: must be at least 1.")
-        added = existing = number = 0
+        added = existing = 0
         batch: list[NewEpisode] = []
 
         def flush() -> None:
@@ -204,12 +206,11 @@ class Memory:
                 progress(len(batch))
             batch.clear()
 
-        for item in items:
+        for number, item in enumerate(items):
             try:
                 batch.append(self._new_episode(item))
             except InvalidInput as error:
                 raise InvalidInput(f"item {number}: {error}") from None
-            number += 1
             if len(batch) == batch_size:
                 flush()
         if batch:
@@ -326,8 +327,7 @@ class Memory:
         session, speaker: only these. kinds: only these, such as {"episode", "fact"}; None is all.
         Raises InvalidInput, naming the field.
         """
-        if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= MAX_K:
-            raise InvalidInput(f"k: expected a whole number from 1 to {MAX_K}, got {k!r:.40}.")
+        _check_k(k)
         text = query_text(query)
         if isinstance(kinds, str):
             kinds = [kinds]
@@ -415,6 +415,29 @@ class Memory:
             around.append([found[seq] for seq in seqs if seq in found])
         return History(record, tuple(derived.values()), (), links, tuple(reversed(around[0])), tuple(around[1]))
 
+    def related(self, id_: str, k: int = 10) -> list[tuple[Episode | Note, float]]:
+        """The k records that links lead to from one record, closest first, with their share of a random walk's visits.
+
+        Links are followed both ways (personalised PageRank, see `graph.py`). Raises NotFound and InvalidInput.
+        """
+        _check_k(k)
+        self.get(id_)
+        links = self.engine.db.rows(
+            "SELECT source, target, weight FROM links l JOIN users u ON u.ref = l.user WHERE u.name = ? AND weight > 0",
+            (self.user,),
+        )
+        nodes = {
+            name: number for number, name in enumerate(sorted({id_, *(end for link in links for end in link[:2])}))
+        }
+        one, other = (np.array([nodes[link[end]] for link in links], np.int64) for end in (0, 1))
+        weights = np.array([link[2] for link in links] * 2, np.float64)
+        seeds = np.zeros(len(nodes))
+        seeds[nodes[id_]] = 1
+        visits = pagerank(np.concatenate([one, other]), np.concatenate([other, one]), weights, seeds)
+        names = list(nodes)
+        order = [row for row in np.argsort(-visits, kind="stable") if visits[row] > 1e-12 and names[row] != id_][:k]
+        return [(self.get(names[row]), float(visits[row])) for row in order]
+
     def episodes(
         self,
         *,
@@ -464,6 +487,7 @@ class Memory:
             embedder=self.engine.embedder.name,
             method=self.method.name,
             num_missing_vectors=self.engine.num_missing_vectors(),
+            index_note=self.engine.index.note,
             database_bytes=database_bytes,
             index_bytes=index_bytes,
             bytes_per_episode=(database_bytes + index_bytes) / max(everyone, 1),
@@ -584,6 +608,11 @@ def query_text(query: Any) -> str:
     if not text:
         raise InvalidInput("query: is empty.")
     return text
+
+
+def _check_k(k: Any) -> None:
+    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= MAX_K:
+        raise InvalidInput(f"k: expected a whole number from 1 to {MAX_K}, got {k!r:.40}.")
 
 
 def _text(value: Any, name: str, max_chars: int) -> str:

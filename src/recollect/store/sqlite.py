@@ -48,7 +48,8 @@ class Filter:
 
     def sql(self, alias: str) -> tuple[str, list[Any]]:
         """A WHERE condition over the table `alias` (episodes or notes) joined with `s` (sessions) and `u` (users)."""
-        conditions, values = ["u.name = ?"], [self.user]
+        conditions = ["u.name = ?"]
+        values: list[Any] = [self.user]
         for condition, value in (
             ("s.agent = ?", self.agent),
             ("s.name = ?", self.session),

@@ -1,0 +1,67 @@
+"""The graph of links: personalised PageRank from some records to all that they lead to.
+
+A random walker starts at the seeds, follows links with a probability in proportion to their weights, and returns to the
+seeds with probability `1 - damping` at each step; how often it visits a record says how closely that belongs to the seeds.
+A walker that finds no link returns to the seeds.
+
+Paper: Topic-sensitive PageRank, Haveliwala, WWW (2002); damping 0.5 as in HippoRAG, arXiv:2405.14831 (2024).
+Cost: O(steps * links); 20 steps over a million links take well under 0.1 s with scipy. Without scipy the readable twin
+`pagerank_by_hand` does the same more slowly.
+
+Shapes: N nodes, E links.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import numpy as np
+
+
+def pagerank(
+    sources: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray,
+    seeds: np.ndarray,
+    damping: float = 0.5,
+    num_steps: int = 40,
+) -> np.ndarray:
+    """Visits of each node, float64 (N,), summing to 1.
+
+    sources, targets: int64 (E,), ends of directed links. weights: float64 (E,), not negative. seeds: float64 (N,), how
+    likely the walker starts at each node; need not sum to 1, but must not be all zero.
+    """
+    if find_spec("scipy") is None:
+        return pagerank_by_hand(sources, targets, weights, seeds, damping, num_steps)
+    from scipy.sparse import csr_array
+
+    start = seeds / seeds.sum()
+    leaving = np.bincount(sources, weights, len(seeds))
+    share = weights / np.maximum(leaving[sources], 1e-300)
+    steps = csr_array((share, (targets, sources)), shape=(len(seeds), len(seeds)))
+    stuck = leaving <= 0
+    visits = start
+    for _ in range(num_steps):
+        visits = damping * (steps @ visits + visits[stuck].sum() * start) + (1 - damping) * start
+    return visits
+
+
+def pagerank_by_hand(
+    sources: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray,
+    seeds: np.ndarray,
+    damping: float = 0.5,
+    num_steps: int = 40,
+) -> np.ndarray:
+    """The specification of `pagerank`, with NumPy alone."""
+    start = seeds / seeds.sum()
+    leaving = np.zeros(len(seeds))
+    np.add.at(leaving, sources, weights)
+    visits = start
+    for _ in range(num_steps):
+        arriving = np.zeros(len(seeds))
+        moving = leaving[sources] > 0
+        np.add.at(arriving, targets[moving], visits[sources[moving]] * weights[moving] / leaving[sources[moving]])
+        visits = damping * (arriving + visits[leaving <= 0].sum() * start) + (1 - damping) * start
+    return visits
