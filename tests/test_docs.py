@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import recollect
+from recollect.benchmarks.page import render_readme, render_recall, render_speed
 from recollect.claims.page import render
 from recollect.cli.main import COMMANDS
 from recollect.cli.page import render_commands, render_systems
@@ -20,10 +21,22 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("commands.md", render_commands), ("systems.md", render_systems), ("claims.md", lambda: render(ROOT / "results"))],
+    [
+        ("commands.md", render_commands),
+        ("systems.md", render_systems),
+        ("claims.md", lambda: render(ROOT / "results")),
+        ("recall.md", lambda: render_recall(ROOT / "results")),
+        ("speed.md", lambda: render_speed(ROOT / "results")),
+    ],
 )
 def test_generated_pages_are_as_generated(name: str, text):
     assert (ROOT / "docs" / name).read_text("utf-8") == text(), "run `make docs`"
+
+
+def test_the_figures_in_the_readme_are_those_of_the_results():
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert text == render_readme(text, ROOT / "results"), "run `make docs`"
+    assert "recollect**" in text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -292,7 +292,48 @@ def test_what_a_question_says_about_when(question, expected):
     assert query_window(question, NOW) == expected
 
 
-@pytest.mark.parametrize("piece", ["last ", "a few ", "12/", "1 May, ", "the week before ", "in 3 days ", " ", "7:"])
+@pytest.mark.parametrize(
+    "question",
+    [
+        "How many days after I moved into the new flat was it that I handed in my thesis?",
+        "How many days before Christmas did I order the cake?",
+        "How long after the wedding did Ana leave for Rome?",
+        "How long before I quit smoking did I break my wrist?",
+        "How many weeks between the race and the operation?",
+        "How many weeks passed between 3 April and the party?",
+        "How many days are there between 3 May 2022 and 10 June 2022?",
+        "How many months have passed since I adopted the cat?",
+        "How many days had passed since the 3rd of May when I called?",
+        "How many days did it take until the parcel came?",
+        "How much time went by between the two trips?",
+        "How much later did Ana move?",
+        "How long had I been in the choir before I sang alone?",
+        "How many weeks had I taken lessons when I bought my own banjo?",
+        "How long is it since my divorce?",
+    ],
+)
+def test_the_time_between_two_events_is_no_limit(question):
+    assert query_window(question, NOW) == Window()
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("How many days did I run in May 2022?", window("2022-05-01", "2022-06-01")),
+        ("How many hours have I slept since 8 May 2023?", window("2023-05-08")),
+        ("How many hours did I work between May and July 2022?", window("2022-05-01", "2022-08-01")),
+        ("How many hours did I wait last week before the race?", window("2023-05-01", "2023-05-08")),
+        ("How long did we queue during the trip to Rome?", window(anchor="the trip to Rome", relation="during")),
+        ("How many concerts did I go to after I moved?", window(anchor="I moved", relation="after")),
+    ],
+)
+def test_an_amount_within_a_time_is_limited_to_it(question, expected):
+    assert query_window(question, NOW) == expected
+
+
+@pytest.mark.parametrize(
+    "piece", ["how many days ", "last ", "a few ", "12/", "1 May, ", "the week before ", "in 3 days ", " ", "7:"]
+)
 def test_hostile_text_is_read_in_time_linear_in_its_length(piece):
     def seconds(size):
         text = piece * (size // len(piece))

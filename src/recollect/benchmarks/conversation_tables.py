@@ -101,13 +101,13 @@ THEMES = (
         ),
         (
             "Which belongings did {x} deal with over the months?",
-            "What household goods has {x} passed on or worked on?",
+            "What household things has {x} passed on or improved?",
             "Name the possessions that {x} did something about.",
         ),
         (
             "Which belongings did {x} and {y} deal with?",
-            "What household goods did {x} and {y} do something about?",
-            "Name the possessions that {x} and {y} passed on or worked on.",
+            "What household things did {x} and {y} do something about?",
+            "Name the possessions that {x} and {y} passed on or improved.",
         ),
         "enjoy an afternoon at a flea market",
     ),
@@ -198,7 +198,7 @@ THEMES = (
             Action(
                 "began a course in {o}",
                 (
-                    "I put my name down for {o}, the opening evening was great fun.",
+                    "I signed the form for {o}, the opening evening was great fun.",
                     "I am a complete novice as of now, my hour of {o} left me worn out but happy.",
                     "I bought all the kit for {o} and the teacher only laughed.",
                 ),
@@ -239,12 +239,12 @@ THEMES = (
         ),
         (
             "Which skills did {x} spend time on?",
-            "What subjects has {x} studied, dropped or passed on?",
+            "What subjects has {x} studied or dropped?",
             "Name the hobbies that {x} had lessons about.",
         ),
         (
             "Which skills did {x} and {y} spend time on?",
-            "What subjects have {x} and {y} studied, dropped or passed on?",
+            "What subjects have {x} and {y} studied or dropped?",
             "Name the hobbies that {x} and {y} had lessons about.",
         ),
         "be interested in an evening school's programme",
@@ -278,7 +278,7 @@ THEMES = (
                 (
                     "I sat on a wall with charcoal and paper in front of {o}.",
                     "Four pages of my notebook are about {o}, and I am fond of two of them.",
-                    "My pencils were worn down by the time I had got {o} right.",
+                    "My pencils were worn down before I had got {o} right.",
                 ),
                 ("draw", "sketch", "make a picture of"),
             ),
@@ -303,7 +303,7 @@ THEMES = (
         ),
         (
             "What did {x} do at {o}?",
-            "What took {x} to {o}?",
+            "What drew {x} to {o}?",
             "How did {x} pass the time at {o}?",
         ),
         (
@@ -414,7 +414,7 @@ THEMES = (
             Action(
                 "showed {o} in public",
                 (
-                    "Fifty people came on opening night because of {o}.",
+                    "Fifty people filled the room on opening night because of {o}.",
                     "There was a standing ovation for {o}.",
                     "They gave {o} the best spot at the festival.",
                 ),

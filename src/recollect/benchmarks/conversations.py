@@ -9,28 +9,29 @@ follow from the graph, by LoCoMo's categories:
     2 temporal      the date of an event that was told relative to its session; which of two events came first
     3 open-domain   what somebody who did such things would probably like
     5 adversarial   an event or an object of one person, asked about the other
-A question calls object and action by other names than the turns that answer it. Objects occur in one event of a
-conversation; that of an event's cause is named again when the effect is told.
+A question calls the action by other words than the turn that answers it, and the object, in half of the questions, by
+another name. An object occurs in one event of a conversation; that of a cause is named again when its effect is told.
 
 Paper: Evaluating Very Long-Term Conversational Memory of LLM Agents, arXiv:2402.17753 (2024), section 3.
 Differs: templates in place of language models, so evidence is exact and the seed decides everything; captions of photos
 are made from the events, and no photo exists; an event has at most one cause. `event_graph` is not in LoCoMo's schema.
-Cost: a conversation of the default size has about 20 sessions, 300 turns and 36,000 characters; a hundred take 2 s.
+Cost: a conversation of the default size has about 20 sessions, 300 turns and 31,000 characters; a hundred take 3 s.
 """
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from recollect.benchmarks import conversation_tables as tables
 from recollect.benchmarks.conversation_tables import Action, Theme, Trait
 from recollect.errors import InvalidInput
 
+T = TypeVar("T")
 FIRST_START = date(2022, 1, 1)  # the paper's range of first days
 LAST_START = date(2023, 6, 1)
 NUM_ROOTS = 3  # events without a cause that a graph begins with
@@ -62,13 +63,13 @@ class Event:
 
 
 @dataclass(slots=True)
-class Told:
-    """A trait and the turn that tells it."""
+class Fact:
+    """A person's trait."""
 
     person: str
     trait: Trait
     value: str
-    turn: str = ""
+    told: str = ""  # id of the turn that tells it
 
 
 @dataclass(slots=True)
@@ -89,12 +90,15 @@ def generate(
     num_sessions: int = 20,
     num_questions: int = 100,
     share_with_photos: float = 0.15,
+    share_renamed: float = 0.5,
 ) -> Iterator[dict[str, Any]]:
     """`num_conversations` records in LoCoMo's schema; the n-th depends on the seed and n only.
 
     Each person lives through `num_events` events (at most 20) in `span_days`; those that do not fit into `num_sessions`
     sessions are never told or asked about. `num_questions` is the most questions of a conversation, in the paper's shares
     of categories, fewer if the events do not yield as many. `share_with_photos` of the turns that could share a photo do.
+    `share_renamed` of the questions call an object by another name than the conversation does; with 1.0 full-text search
+    finds next to nothing, with 0.0 nearly all of the single turns.
     Raises InvalidInput for more than 20 events or a span of less than 8 days.
     """
     if not 1 <= num_events <= 20:
@@ -106,13 +110,13 @@ def generate(
         people = tuple(rng.sample(tables.NAMES, 2))
         events = _events(rng, people, num_events, span_days)
         traits = [
-            Told(person, trait, value)
+            Fact(person, trait, value)
             for trait in tables.TRAITS
             for person, value in zip(people, rng.sample(trait.values, 2), strict=True)
         ]
         sessions = _sessions(rng, people, events, traits, num_sessions, share_with_photos)
-        told = [event for event in events if event.told]
-        questions = _questions(rng, people, told, [trait for trait in traits if trait.turn], num_questions)
+        asker = _Asker(rng, people, [event for event in events if event.told], traits, share_renamed)
+        questions = asker.questions(num_questions)
         yield _record(f"made-{number:04d}", people, events, sessions, questions)
 
 
@@ -198,7 +202,7 @@ def _sessions(
     rng: random.Random,
     people: Sequence[str],
     events: Sequence[Event],
-    traits: Sequence[Told],
+    traits: Sequence[Fact],
     num_sessions: int,
     share_with_photos: float,
 ) -> list[Session]:
@@ -222,17 +226,17 @@ def _session(
     number: int,
     at: datetime,
     events: Sequence[Event],
-    traits: Sequence[Told],
+    traits: Sequence[Fact],
     share_with_photos: float,
 ) -> Session:
     """One session: a greeting, news and small talk in turn, a goodbye."""
     session = Session(at)
     speakers = rng.sample(people, 2)
-    news: dict[str, list[Event | Told]] = {
+    news: dict[str, list[Event | Fact]] = {
         person: [item for item in (*events, *traits) if item.person == person] for person in people
     }
     num_turns = max(rng.randint(MIN_TURNS, MAX_TURNS), 4 + 2 * max(len(items) for items in news.values()))
-    places: dict[int, Event | Told] = {}
+    places: dict[int, Event | Fact] = {}
     for offset, person in enumerate(speakers):
         slots = [turn for turn in range(2, num_turns - 2) if turn % 2 == offset]
         places |= dict(zip(sorted(rng.sample(slots, len(news[person]))), news[person], strict=True))
@@ -242,12 +246,12 @@ def _session(
         id_ = f"D{number}:{turn + 1}"
         item = places.get(turn)
         caption = ""
-        if isinstance(item, Event):
+        if item is not None:
             item.told = id_
+        if isinstance(item, Event):
             session.facts.append((person, item.fact, id_))
             text, caption = _tell(rng, item, at.date()), f"a photo of {item.names[0]}"
         elif item is not None:
-            item.turn = id_
             session.facts.append((person, item.trait.fact.format(v=item.value), id_))
             text = _sentence(rng.choice(item.trait.told).format(v=item.value)) + " " + _small_talk(rng)
         elif turn < 2:
@@ -303,127 +307,132 @@ def _small_talk(rng: random.Random) -> str:
     return " ".join([*said, rng.choice(tables.FOLLOW_UPS)] if rng.random() < 0.5 else said)
 
 
-def _questions(
-    rng: random.Random, people: Sequence[str], events: Sequence[Event], traits: Sequence[Told], num_questions: int
-) -> list[dict[str, Any]]:
-    """At most `num_questions`, in the paper's shares; each made by drawing from all that the events yield."""
-    makers: dict[int, Callable[..., list[dict[str, Any]]]] = {4: _single, 1: _multi, 2: _temporal, 3: _open, 5: _wrong}
-    asked: list[dict[str, Any]] = []
-    for category, share in SHARES.items():
-        made = makers[category](rng, people, events, traits)
-        for entry in rng.sample(made, min(len(made), round(share * num_questions))):
-            entry["evidence"] = list(dict.fromkeys(entry["evidence"]))
-            asked.append(entry | {"category": category})
-    return rng.sample(asked, len(asked))
+@dataclass(slots=True)
+class _Asker:
+    """Makes the questions about one conversation; `events` are those that were told."""
 
+    rng: random.Random
+    people: Sequence[str]
+    events: Sequence[Event]
+    traits: Sequence[Fact]
+    share_renamed: float
 
-def _asked(rng: random.Random, event: Event) -> str:
-    """An event's infinitive with its object, by a name that it was not told by."""
-    return f"{rng.choice(event.action.asked)} {rng.choice(event.names[1:])}"
+    def questions(self, num_questions: int) -> list[dict[str, Any]]:
+        """At most `num_questions`, in the paper's shares; those of a category drawn from all that the events yield."""
+        makers = {4: self.single, 1: self.multi, 2: self.temporal, 3: self.open, 5: self.adversarial}
+        asked: list[dict[str, Any]] = []
+        for category, share in SHARES.items():
+            made = makers[category]()
+            drawn = self.rng.sample(made, min(len(made), round(share * num_questions)))
+            asked += [entry | {"category": category} for entry in drawn]
+        return self.rng.sample(asked, len(asked))
 
+    def single(self) -> list[dict[str, Any]]:
+        """What happened with an object, who was there, which object it was if there was one; a trait."""
+        made = []
+        for event in self.events:
+            text = self.pick(event.theme.what).format(x=event.person, o=self.name(event))
+            made.append(_entry(text, event.fact, [event]))
+            if event.companion:
+                text = self.pick(tables.ASKED_WHO).format(x=event.person, a=self.deed(event))
+                made.append(_entry(text, event.companion, [event]))
+            if sum((e.person, e.action) == (event.person, event.action) for e in self.events) == 1:
+                text = f"Which {event.theme.kind} did {event.person} {self.pick(event.action.asked)}?"
+                made.append(_entry(text, event.names[0], [event]))
+        for trait in self.traits:
+            if trait.told:
+                made.append(_entry(self.pick(trait.trait.asked).format(x=trait.person), trait.value, [trait]))
+        return made
 
-def _single(
-    rng: random.Random, people: Sequence[str], events: Sequence[Event], traits: Sequence[Told]
-) -> list[dict[str, Any]]:
-    made = []
-    for event in events:
-        name = rng.choice(event.names[1:])
-        made.append(_entry(rng.choice(event.theme.what).format(x=event.person, o=name), event.fact, [event.told]))
-        if event.companion:
-            text = rng.choice(tables.ASKED_WHO).format(x=event.person, a=_asked(rng, event))
-            made.append(_entry(text, event.companion, [event.told]))
-        same = [e for e in events if (e.person, e.action) == (event.person, event.action)]
-        if len(same) == 1:
-            text = f"Which {event.theme.kind} did {event.person} {rng.choice(event.action.asked)}?"
-            made.append(_entry(text, event.names[0], [event.told]))
-    for told in traits:
-        made.append(_entry(rng.choice(told.trait.asked).format(x=told.person), told.value, [told.turn]))
-    return made
+    def multi(self) -> list[dict[str, Any]]:
+        """All of one person's objects of a theme, or of both people's; what caused the cause of an event."""
+        made = []
+        groups = self.groups()
+        for (person, _), group in groups.items():
+            if 2 <= len(group) <= 4:
+                made.append(_list(self.pick(group[0].theme.many).format(x=person), group))
+        first, second = self.people
+        for theme in tables.THEMES:
+            parts = groups.get((first, theme.kind), []), groups.get((second, theme.kind), [])
+            if all(parts) and len(parts[0]) + len(parts[1]) <= 4:
+                made.append(_list(self.pick(theme.both).format(x=first, y=second), parts[0] + parts[1]))
+        for event in self.events:
+            cause = event.cause
+            root = cause.cause if cause else None
+            if cause and root:
+                text = self.pick(tables.ASKED_ROOT).format(x=event.person, a=self.deed(event))
+                made.append(_entry(text, root.fact, [root, cause, event]))
+        return made
 
+    def temporal(self) -> list[dict[str, Any]]:
+        """The date of each event; for some pairs which was first."""
+        made = []
+        for event in self.events:
+            text = self.pick(tables.ASKED_WHEN).format(x=event.person, a=self.deed(event))
+            made.append(_entry(text, _day(event.day), [event]))
+        for person in self.people:
+            own = [event for event in self.events if event.person == person]
+            for first, second in zip(own[::4], own[2::4], strict=False):
+                if first.day < second.day:
+                    a, b = self.rng.sample([self.deed(first), self.deed(second)], 2)
+                    text = self.pick(tables.ASKED_ORDER).format(x=person, a=a, b=b)
+                    made.append(_entry(text, first.fact, [first, second]))
+        return made
 
-def _multi(
-    rng: random.Random, people: Sequence[str], events: Sequence[Event], traits: Sequence[Told]
-) -> list[dict[str, Any]]:
-    made = []
-    groups: dict[tuple[str, str], list[Event]] = defaultdict(list)
-    for event in events:
-        groups[event.person, event.theme.kind].append(event)
-    for (person, _), group in groups.items():
-        if 2 <= len(group) <= 4:
-            made.append(_list(rng.choice(group[0].theme.many).format(x=person), group))
-    first, second = people
-    for theme in tables.THEMES:
-        group = groups[first, theme.kind] + groups[second, theme.kind]
-        if groups[first, theme.kind] and groups[second, theme.kind] and len(group) <= 4:
-            made.append(_list(rng.choice(theme.both).format(x=first, y=second), group))
-    for event in events:
-        cause = event.cause
-        root = cause.cause if cause else None
-        if cause and root and cause.told and root.told:
-            text = rng.choice(tables.ASKED_ROOT).format(x=event.person, a=_asked(rng, event))
-            made.append(_entry(text, root.fact, [root.told, cause.told, event.told]))
-    return made
+    def open(self) -> list[dict[str, Any]]:
+        """What somebody would probably like, who did what these events tell."""
+        return [
+            _entry(
+                f"Would {person} {group[0].theme.suits}?",
+                "Likely yes; " + ", ".join(event.fact for event in group),
+                group,
+            )
+            for (person, _), group in self.groups().items()
+        ]
+
+    def adversarial(self) -> list[dict[str, Any]]:
+        """What the other person did with an object, or when; evidence is the turn that the question distorts."""
+        made = []
+        for event in self.events:
+            other = next(person for person in self.people if person != event.person)
+            forms = [
+                (self.pick(event.theme.what).format(x=other, o=self.name(event)), event.fact),
+                (self.pick(tables.ASKED_WHEN).format(x=other, a=self.deed(event)), _day(event.day)),
+            ]
+            text, answer = self.pick(forms)
+            made.append({"question": text, "adversarial_answer": answer, "evidence": [event.told]})
+        return made
+
+    def groups(self) -> dict[tuple[str, str], list[Event]]:
+        """The events by person and theme."""
+        groups: dict[tuple[str, str], list[Event]] = defaultdict(list)
+        for event in self.events:
+            groups[event.person, event.theme.kind].append(event)
+        return groups
+
+    def name(self, event: Event) -> str:
+        """A name of the event's object for a question."""
+        return self.rng.choice(event.names[1:]) if self.rng.random() < self.share_renamed else event.names[0]
+
+    def deed(self, event: Event) -> str:
+        """What the person did, as an infinitive with its object."""
+        return f"{self.pick(event.action.asked)} {self.name(event)}"
+
+    def pick(self, choices: Sequence[T]) -> T:
+        """One of them."""
+        return self.rng.choice(choices)
 
 
 def _list(question: str, group: Sequence[Event]) -> dict[str, Any]:
-    return _entry(question, ", ".join(event.names[0] for event in group), [event.told for event in group])
+    return _entry(question, ", ".join(event.names[0] for event in group), group)
 
 
-def _temporal(
-    rng: random.Random, people: Sequence[str], events: Sequence[Event], traits: Sequence[Told]
-) -> list[dict[str, Any]]:
-    made = []
-    for event in events:
-        text = rng.choice(tables.ASKED_WHEN).format(x=event.person, a=_asked(rng, event))
-        made.append(_entry(text, f"{event.day.day} {event.day:%B} {event.day.year}", [event.told]))
-    for person in people:
-        own = [event for event in events if event.person == person]
-        for first, second in zip(own[::4], own[2::4], strict=False):
-            if first.day < second.day:
-                asked = {"a": _asked(rng, first), "b": _asked(rng, second)}
-                if rng.random() < 0.5:
-                    asked = {"a": asked["b"], "b": asked["a"]}
-                text = rng.choice(tables.ASKED_ORDER).format(x=person, **asked)
-                made.append(_entry(text, first.fact, [first.told, second.told]))
-    return made
+def _entry(question: str, answer: str, evidence: Sequence[Event | Fact]) -> dict[str, Any]:
+    return {"question": question, "answer": answer, "evidence": [item.told for item in evidence]}
 
 
-def _open(
-    rng: random.Random, people: Sequence[str], events: Sequence[Event], traits: Sequence[Told]
-) -> list[dict[str, Any]]:
-    groups: dict[tuple[str, str], list[Event]] = defaultdict(list)
-    for event in events:
-        groups[event.person, event.theme.kind].append(event)
-    return [
-        _entry(
-            f"Would {person} {group[0].theme.suits}?",
-            "Likely yes; " + ", ".join(event.fact for event in group),
-            [event.told for event in group],
-        )
-        for (person, _), group in groups.items()
-    ]
-
-
-def _wrong(
-    rng: random.Random, people: Sequence[str], events: Sequence[Event], traits: Sequence[Told]
-) -> list[dict[str, Any]]:
-    made = []
-    for event in events:
-        other = people[1] if event.person == people[0] else people[0]
-        forms = [
-            (rng.choice(event.theme.what).format(x=other, o=rng.choice(event.names[1:])), event.fact),
-            (
-                rng.choice(tables.ASKED_WHEN).format(x=other, a=_asked(rng, event)),
-                f"{event.day.day} {event.day:%B} {event.day.year}",
-            ),
-        ]
-        text, answer = rng.choice(forms)
-        made.append({"question": text, "adversarial_answer": answer, "evidence": [event.told]})
-    return made
-
-
-def _entry(question: str, answer: str, evidence: list[str]) -> dict[str, Any]:
-    return {"question": question, "answer": answer, "evidence": evidence}
+def _day(day: date) -> str:
+    return f"{day.day} {day:%B} {day.year}"
 
 
 def _sentence(text: str) -> str:

@@ -43,6 +43,7 @@ _THINGS = (
     "a leaning mug|the used kiln|a rye starter|two bicycles|the old cello|a box of letters|the ferry tickets|a red raincoat|"
     "her first telescope|the garden shed|a stubborn cat|the school choir|a chess clock|the broken printer|a jar of honey"
 ).split("|")
+_SYLLABLES = "ka lo mi ru te zan vel dor pia nus fer gol tri sha bek ura wim oth hal cey".split()
 _DEEDS = "sold bought lost found repaired painted borrowed described photographed returned packed praised".split()
 _WHY = (
     "because the winter was long|after the wedding|for the spring fair|although it rained|to please a neighbour|"
@@ -55,16 +56,21 @@ def text(number: int) -> str:
     rng = random.Random(number)
     first, second = rng.sample(_NAMES, 2)
     return (
-        f"{first} {rng.choice(_DEEDS)} {rng.choice(_THINGS)} with {second} in {rng.choice(_PLACES)} {rng.choice(_WHY)}, "
-        f"and it took {rng.randint(2, 90)} minutes; entry {number}."
+        f"{first} {rng.choice(_DEEDS)} {rng.choice(_THINGS)} and {_word(rng)} with {second} in {rng.choice(_PLACES)} "
+        f"{rng.choice(_WHY)}, and spoke of {_word(rng)} for {rng.randint(2, 90)} minutes."
     )
+
+
+def _word(rng: random.Random) -> str:
+    """A made-up word; some of the 20,000 come up often, most of them hardly ever, as words do."""
+    rank = int(20_000 * rng.random() ** 4)
+    return "".join(_SYLLABLES[rank // 20**place % 20] for place in range(4))
 
 
 def question(number: int) -> str:
     """A question about the diary."""
     rng = random.Random(-1 - number)
-    name, thing, place, why = (rng.choice(words) for words in (_NAMES, _THINGS, _PLACES, _WHY))
-    return f"When did {name} have {thing} in {place}, and what was it {why}?"
+    return f"When did {rng.choice(_NAMES)} speak of {_word(rng)} or {rng.choice(_THINGS)} in {rng.choice(_PLACES)}?"
 
 
 @dataclass

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from recollect.errors import Conflict, RecollectError, Unavailable
-from recollect.store import late, lexical
+from recollect.store import fulltext, late, lexical
 from recollect.store.embedders import Embedder, make_embedder
 from recollect.store.forgetting import scrub
 from recollect.store.fusion import Candidates, Query, without_names
@@ -29,6 +29,8 @@ from recollect.store.sqlite import TERM_DTYPE, VECTOR_DTYPE, Chunk, Database, Fi
 from recollect.store.vectors import VectorIndex
 
 FIRST_STAGE = 200  # episodes from each of BM25 and cosine
+RERANKED = 100  # episodes that go on from there, by reciprocal-rank fusion
+RANK_OFFSET = 60  # the usual constant of reciprocal-rank fusion
 NEIGHBOURS = 2  # turns on each side of a candidate
 MAX_CHUNKS_SCORED = 64  # of one long episode that only BM25 found
 MAX_QUERY_CHUNKS = 8  # of a query longer than the encoder reads
@@ -195,7 +197,7 @@ class Engine:
         token_ids = embeddings.token_ids[0] if embeddings.token_ids is not None else None
         return vector.astype(np.float32), tokens, token_ids
 
-    def query(self, request: Request) -> Query:
+    def query(self, request: Request, window: Filter | None = None) -> Query:
         """What ranking needs to know about a request."""
         user = request.filter.user
         speakers = self.speakers(user)
@@ -213,6 +215,7 @@ class Engine:
             num_documents=num_documents,
             mean_terms=mean_terms,
             speakers=speakers,
+            window=None if window is None else (_seconds(window.after, -np.inf), _seconds(window.before, np.inf)),
         )
 
     def speakers(self, user: str) -> list[str]:
@@ -234,30 +237,26 @@ class Engine:
             self.sync_index()
             with self.db.snapshot():
                 if self._is_current():
-                    return self._pool(self.query(request), request, window)
+                    return self._pool(self.query(request, window), request, window)
 
     def _pool(self, query: Query, request: Request, window: Filter | None) -> Pool:
-        kinds = request.kinds
-        filter_ = request.filter
-        episodes: dict[int, bool] = {}
+        kinds, filter_ = request.kinds, request.filter
+        chosen: list[int] = []
         notes: list[int] = []
-        chunk_hits: list[np.ndarray] = []
+        hit_chunks: set[int] = set()
         if kinds is None or EPISODE in kinds:
-            match = lexical.fts_query(without_names(request.text, query.speakers)[0])
-            found = {seq for seq, _ in self.db.search_text(match, filter_, FIRST_STAGE)}
+            bare, _ = without_names(request.text, query.speakers)
+            limit = max(FIRST_STAGE, request.k)
+            rankings = [fulltext.search(self.db, bare, filter_, limit)]
             for view in (filter_,) if window is None else (filter_, window):
-                ids, _ = self.index.search(query.vector, FIRST_STAGE, allowed=self.db.allowed_chunks(view))
-                chunk_hits.append(ids)
-            hit_ids = np.concatenate(chunk_hits).tolist()
-            found |= {
-                row[0] for row in self.db.rows_in("SELECT episode FROM chunks WHERE id IN ({})", hit_ids) if row[0]
-            }
-            episodes = dict.fromkeys(found, True)
-            for seq in self._neighbours(found, filter_):
-                episodes.setdefault(seq, False)
+                ids, _ = self.index.search(query.vector, limit, allowed=self.db.allowed_chunks(view))
+                hit_chunks |= set(ids.tolist())
+                owner = dict(self.db.rows_in("SELECT id, episode FROM chunks WHERE id IN ({})", ids.tolist()))
+                rankings.append(list(dict.fromkeys(owner[id_] for id_ in ids.tolist() if owner.get(id_))))
+            chosen = _fused(rankings)[: max(RERANKED, request.k)]
         if kinds is None or kinds - {EPISODE}:
             notes = self._find_notes(query, request)
-        pool = self._load(query, episodes, notes, set(np.concatenate(chunk_hits).tolist()) if chunk_hits else set())
+        pool = self._load(query, chosen, filter_, notes, hit_chunks)
         if filter_.speaker is not None:
             wanted = filter_.speaker.casefold()
             pool.eligible[:] = [name.casefold() == wanted for name in pool.candidates.speaker]
@@ -283,16 +282,12 @@ class Engine:
         owner = dict(rows)
         ids, _ = self.index.search(query.vector, FIRST_STAGE, allowed=allowed)
         found = {owner[int(id_)] for id_ in ids}
-        let_through = set(owner.values())
-        match = lexical.fts_query(request.text)
-        found |= {
-            seq for seq, _ in self.db.search_text(match, request.filter, FIRST_STAGE, "notes") if seq in let_through
-        }
+        found |= set(fulltext.search(self.db, request.text, request.filter, FIRST_STAGE, "notes")) & set(owner.values())
         return sorted(found)
 
-    def _neighbours(self, found: set[int], filter_: Filter) -> set[int]:
-        """Rows of the turns within NEIGHBOURS places of the found ones, seen through the same filter."""
-        places = sorted(self.db.rows_in("SELECT session, position FROM episodes WHERE seq IN ({})", found))
+    def _beside(self, chosen: Sequence[int], filter_: Filter) -> list[tuple]:
+        """Rows of the chosen episodes and of the turns within NEIGHBOURS places, seen through the same filter's times."""
+        places = sorted(self.db.rows_in("SELECT session, position FROM episodes WHERE seq IN ({})", chosen))
         spans: list[list[int]] = []
         for session, position in places:
             first, last = position - NEIGHBOURS, position + NEIGHBOURS
@@ -303,27 +298,28 @@ class Engine:
         until = filter_.until if filter_.until is not None else 2**62
         before = filter_.before if filter_.before is not None else 2**62
         after = filter_.after if filter_.after is not None else -(2**62)
-        beside: set[int] = set()
-        for span in spans:
-            beside |= {
-                row[0]
-                for row in self.db.rows(
-                    "SELECT seq FROM episodes WHERE session = ? AND position BETWEEN ? AND ? AND at <= ? AND at < ? AND at >= ?",
-                    (*span, until, before, after),
-                )
-            }
-        return beside - found
+        rows: list[tuple] = []
+        for start in range(0, len(spans), 200):
+            part = spans[start : start + 200]
+            rows += self.db.rows(
+                f"WITH spans (session, first, last) AS (VALUES {', '.join(['(?, ?, ?)'] * len(part))}) "
+                "SELECT e.seq, e.session, e.position, e.at, e.speaker, e.text, e.terms FROM spans p CROSS JOIN episodes e "
+                "ON e.session = p.session AND e.position BETWEEN p.first AND p.last "
+                "WHERE e.at <= ? AND e.at < ? AND e.at >= ?",
+                [*(value for span in part for value in span), until, before, after],
+            )
+        return sorted(rows, key=lambda row: (row[1], row[2]))
 
-    def _load(self, query: Query, episodes: dict[int, bool], notes: list[int], hit_chunks: set[int]) -> Pool:
+    def _load(
+        self, query: Query, chosen: Sequence[int], filter_: Filter, notes: Sequence[int], hit_chunks: set[int]
+    ) -> Pool:
         """Columns of the candidates, episodes by (session, position), then notes (their rows negated)."""
-        rows = self.db.rows_in(
-            "SELECT seq, session, position, at, speaker, text, terms FROM episodes WHERE seq IN ({})", episodes
-        )
-        rows.sort(key=lambda row: (row[1], row[2]))
+        rows = self._beside(chosen, filter_)
+        first_stage = set(chosen)
         note_rows = self.db.rows_in("SELECT seq, at, text, terms FROM notes WHERE seq IN ({})", notes)
         rows += [(-seq, -seq, 0, at, None, text, terms) for seq, at, text, terms in sorted(note_rows)]
         place = {row[0]: number for number, row in enumerate(rows)}
-        chunk_rows = self.db.rows_in("SELECT id, episode FROM chunks WHERE episode IN ({})", episodes)
+        chunk_rows = self.db.rows_in("SELECT id, episode FROM chunks WHERE episode IN ({})", [row[0] for row in rows])
         chunk_rows += [
             (id_, -note) for id_, note in self.db.rows_in("SELECT id, note FROM chunks WHERE note IN ({})", notes)
         ]
@@ -360,7 +356,7 @@ class Engine:
             text=[row[5] for row in rows],
             dense=dense,
             vectors=best_vectors,
-            first_stage=np.array([row[0] < 0 or episodes[row[0]] for row in rows], bool),
+            first_stage=np.array([row[0] < 0 or row[0] in first_stage for row in rows], bool),
             tokens=[tokens.get(chunk) for chunk in best_chunk.tolist()],
             terms=[np.frombuffer(row[6], TERM_DTYPE) for row in rows],
         )
@@ -372,6 +368,19 @@ class Engine:
             id_: (first, last)
             for id_, first, last in self.db.rows_in("SELECT id, first, last FROM chunks WHERE id IN ({})", chunks)
         }
+
+
+def _seconds(micros: int | None, default: float) -> float:
+    return default if micros is None else micros / 1e6
+
+
+def _fused(rankings: Sequence[Sequence[int]]) -> list[int]:
+    """Reciprocal-rank fusion of rankings, best first."""
+    scores: dict[int, float] = {}
+    for ranking in rankings:
+        for place, seq in enumerate(ranking):
+            scores[seq] = scores.get(seq, 0.0) + 1 / (RANK_OFFSET + place)
+    return sorted(scores, key=lambda seq: (-scores[seq], seq))
 
 
 def embed_chunks(embedder: Embedder, pairs: Sequence[tuple[Chunk, str]]) -> None:

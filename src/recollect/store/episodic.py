@@ -25,7 +25,7 @@ from recollect.store import lexical
 from recollect.store.engine import Engine
 from recollect.store.fusion import Fusion
 from recollect.store.method import Request
-from recollect.store.records import EPISODE, Episode, Hit, Signal
+from recollect.store.records import EPISODE, Episode, Hit
 from recollect.store.sqlite import Filter
 from recollect.store.timeline import query_window
 
@@ -38,11 +38,11 @@ class Episodic:
     """Verbatim episodes, ranked by fused signals.
 
     without: id of a benchmark conversation; the ranking weights are then those that were fitted without it.
-    time_weight: how much it counts that an episode lies within the time that the query speaks of.
+    reads_time: whether a time that the query speaks of is read.
     """
 
     without: str | None = None
-    time_weight: float = 2.0  # in log-odds, for lying within the time that the query speaks of; 0 ignores it
+    reads_time: bool = True
     name = "episodic"
     version = "1"
 
@@ -56,19 +56,13 @@ class Episodic:
 
     def recall(self, engine: Engine, request: Request) -> list[Hit]:
         """The k best records, best first; ties go to the newer one."""
-        window, text = self._window(engine, request) if self.time_weight else (None, request.text)
+        window, text = self._window(engine, request) if self.reads_time else (None, request.text)
         pool = engine.pool(replace(request, text=text), window)
         candidates = pool.candidates
         if not len(candidates.seq):
             return []
         ranking = self.fusion.rank(pool.query, candidates)
-        scores = np.array(ranking.scores, np.float64)
-        in_window = np.zeros(len(scores))
-        if window is not None:
-            micros = candidates.at * 1e6
-            in_window = (micros >= (window.after or -np.inf)) & (micros < (window.before or np.inf))
-            scores = scores + self.time_weight * in_window
-        order = np.lexsort((-candidates.at, -scores))
+        order = np.lexsort((-candidates.at, -ranking.scores))
         hits = []
         for row in order:
             seq = int(candidates.seq[row])
@@ -76,10 +70,8 @@ class Episodic:
                 break
             if not pool.eligible[row]:
                 continue
-            hits.append(
-                (seq, float(scores[row]), ranking.explain(int(row)), int(pool.chunk[row]), bool(in_window[row]))
-            )
-        return self._hits(engine, hits, with_time=window is not None)
+            hits.append((seq, float(ranking.scores[row]), ranking.explain(int(row)), int(pool.chunk[row])))
+        return self._hits(engine, hits)
 
     def _window(self, engine: Engine, request: Request) -> tuple[Filter | None, str]:
         """(the filter narrowed to the time that the query speaks of, None when it speaks of none; the query to rank by).
@@ -109,13 +101,12 @@ class Episodic:
             before = min(int(end.timestamp() * 1e6), before if before is not None else 2**62)
         return replace(request.filter, after=after, before=before), text if lexical.terms(text) else request.text
 
-    def _hits(self, engine: Engine, ranked: Sequence[tuple], with_time: bool) -> list[Hit]:
+    def _hits(self, engine: Engine, ranked: Sequence[tuple]) -> list[Hit]:
         episodes = engine.db.episodes([seq for seq, *_ in ranked if seq > 0])
         notes = engine.db.notes([-seq for seq, *_ in ranked if seq < 0])
-        spans = engine.spans([chunk for _, _, _, chunk, _ in ranked if chunk])
+        spans = engine.spans([chunk for _, _, _, chunk in ranked if chunk])
         hits = []
-        for seq, score, signals, chunk, in_window in ranked:
-            why = self._with_time(signals, in_window) if with_time else tuple(signals)
+        for seq, score, why, chunk in ranked:
             if seq > 0:
                 episode = episodes.get(seq)
                 if episode is None:
@@ -152,10 +143,3 @@ class Episodic:
                     )
                 )
         return hits
-
-    def _with_time(self, signals: Sequence[Signal], in_window: bool) -> tuple[Signal, ...]:
-        """The explanation with the time's part in it, shares adding up to 1 again."""
-        signals = [*signals, Signal("time", float(in_window), self.time_weight, 0.0)]
-        total = sum(abs(signal.value * signal.weight) for signal in signals) or 1.0
-        shared = [replace(signal, share=abs(signal.value * signal.weight) / total) for signal in signals]
-        return tuple(sorted(shared, key=lambda signal: -signal.share))

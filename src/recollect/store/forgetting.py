@@ -37,7 +37,11 @@ def delete(db: Database, seqs: Sequence[int], notes: Sequence[int] = ()) -> dict
                 survivors.add(note)
         survivors -= set(notes)
         notes = sorted(set(notes) | (set(touched) - survivors))
-        note_rows = db.rows_in("SELECT seq, id, text, kind, meta FROM notes WHERE seq IN ({})", notes)
+        note_rows = db.rows_in(
+            "SELECT n.seq, n.id, n.text, n.kind, n.meta, s.user FROM notes n JOIN sessions s ON s.ref = n.session "
+            "WHERE n.seq IN ({})",
+            notes,
+        )
         flagged = db.rows_in("SELECT seq, id FROM notes WHERE seq IN ({})", survivors)
         ids = [row[1] for row in doomed] + [row[1] for row in note_rows]
         chunks = [
@@ -65,9 +69,9 @@ def delete(db: Database, seqs: Sequence[int], notes: Sequence[int] = ()) -> dict
             if speaker:
                 voices[user, speaker] += 1
         db.count(counts, totals, voices, sign=-1)
-        delete_fts = "INSERT INTO {0}_fts ({0}_fts, rowid, text) VALUES ('delete', ?, ?)"
-        db.run_many(delete_fts.format("episodes"), ((row[0], row[2]) for row in doomed))
-        db.run_many(delete_fts.format("notes"), ((row[0], row[2]) for row in note_rows))
+        delete_fts = "INSERT INTO {0}_fts ({0}_fts, rowid, text, owner) VALUES ('delete', ?, ?, ?)"
+        db.run_many(delete_fts.format("episodes"), ((row[0], row[2], f"u{row[4]}") for row in doomed))
+        db.run_many(delete_fts.format("notes"), ((row[0], row[2], f"u{row[5]}") for row in note_rows))
         db.run_many("DELETE FROM links WHERE source = ?", ((id_,) for id_ in ids))
         db.run_many("DELETE FROM links WHERE target = ?", ((id_,) for id_ in ids))
         db.run_many("DELETE FROM note_sources WHERE episode = ?", ((seq,) for seq in gone))

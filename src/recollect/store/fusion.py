@@ -1,9 +1,10 @@
 """Fusion: many weak signals about each candidate, standardised and weighed, so that a rank can be explained.
 
 The first stage (BM25, cosine, and the turns beside them) gives some hundred candidates. For each, `signals` measures how
-well it answers the query, alone and together with the turns around it. Every signal is standardised over the candidates of
-this recall (mean 0, deviation 1), the score is their weighted sum, and a hit's explanation is the summands. A second pass
-adds signals made from the first pass's scores: how well the neighbours and the rest of the session did.
+well it answers the query, alone and together with the turns around it: in a conversation the words of a question are
+spread over several turns, so a turn borrows, at a discount, the matches of its neighbours. Every signal is standardised
+over the candidates of this recall (mean 0, deviation 1), the score is their weighted sum, and a hit's explanation is the
+summands. A weight can be negative: what a turn matches by itself is worth less when its surroundings match as well.
 
 Names of speakers are taken out of the query before it is embedded and searched (`without_names`), because in a
 conversation the one who says a name is usually the other one; who is asked about is a signal of its own.
@@ -11,7 +12,7 @@ conversation the one who says a name is usually the other one; who is asked abou
 Weights: fitted by `recollect.benchmarks.fit` on LoCoMo (arXiv:2402.17753), listwise: the softmax of the scores over a
 question's candidates against its evidence. `data/fusion.json` holds the weights of all conversations together and, for
 each conversation, those that were fitted without it. Two sets: with token vectors (late interaction) and without.
-Cost: O(candidates * dimension), about 10 ms for 600 candidates on one core.
+Cost: O(candidates * dimension), 10 to 15 ms for 600 candidates on one core, a third of it late interaction.
 
 Shapes: N candidates, D dimension of a vector, Tq tokens of the query, W distinct terms of the query.
 """
@@ -55,9 +56,7 @@ class Query:
     num_documents: int = 0
     mean_terms: float = 1.0  # mean number of terms of an episode
     speakers: Sequence[str] = ()  # names known in the scope
-    window: tuple[float, float] | None = (
-        None  # the time that the text speaks of, seconds since 1970 UTC, may be infinite
-    )
+    window: tuple[float, float] | None = None  # the time that the text speaks of, in seconds as `at`; may be infinite
 
 
 @dataclass(slots=True)
@@ -119,9 +118,25 @@ def _names(speakers: tuple[str, ...]) -> tuple[dict[str, set[str]], re.Pattern[s
     return owners, re.compile(rf"(?<![^\W_])({pattern})(?:['\u2019]s)?(?![^\W_])", re.IGNORECASE)
 
 
+_LEAST_SPREAD = 0.25  # of a flag; that of one that a fifteenth of the candidates carry
+FLAGS = frozenset(
+    {
+        "asks",
+        "follows a question",
+        "first person",
+        "hardly a word",
+        "a time, asked when",
+        "a number, asked how many",
+        "a name, asked who, where or what",
+        "said by the one asked about",
+        "in the time asked about",
+        "soon after that time",
+    }
+)  # signals that are 0 or 1 (the speaker's also -1)
+
 _LETTER = re.compile(r"[^\W_]")
 _NAME_WORD = re.compile(r"[^\W_]{2,}")
-_JOINED = re.compile(r"\s*(?:,|&|\band\b|\bor\b|\s)*", re.IGNORECASE)
+_JOINED = re.compile(r"(?:[\s,&]|\band\b|\bor\b)*", re.IGNORECASE)
 _TIME = re.compile(
     r"\b(?:yesterday|today|tonight|tomorrow|ago|last|next|since|recently|lately|soon|weekend|"
     r"this (?:week|month|year|morning|afternoon|evening|spring|summer|autumn|fall|winter)|(?:mon|tues|wednes|thurs|fri|"
@@ -141,7 +156,7 @@ _WHO = re.compile(r"\b(?:who|whom|whose|where|which|what)\b", re.IGNORECASE)
 
 
 def signals(query: Query, candidates: Candidates) -> dict[str, np.ndarray]:
-    """The raw signals of the first pass by name, float64 (N,) each; those of token vectors only if there are any."""
+    """The raw signals by name, float64 (N,) each; those of token vectors only if there are any."""
     around = _Around(candidates)
     bare, _ = without_names(query.text, query.speakers)
     found = _words(query, bare, candidates, around)
@@ -158,22 +173,21 @@ class _Around:
     """Who stands where: rows of the turns beside each candidate, and its session."""
 
     def __init__(self, candidates: Candidates) -> None:
-        _, self.session, self.sizes = np.unique(candidates.session, return_inverse=True, return_counts=True)
-        self.num_sessions = len(self.sizes)
+        _, self.session, sizes = np.unique(candidates.session, return_inverse=True, return_counts=True)
         self._key = self.session.astype(np.int64) * (1 << 44) + candidates.position
         self._order = np.argsort(self._key, kind="stable")
         self._sorted = self._key[self._order]
-        self._starts = np.r_[0, np.cumsum(self.sizes)[:-1]].astype(np.int64)
+        self._starts = np.r_[0, np.cumsum(sizes)[:-1]].astype(np.int64)
         self.rows = {step: self._find(step) for step in range(-_REACH, _REACH + 1) if step}
 
     def _find(self, step: int) -> np.ndarray:
         place = np.minimum(np.searchsorted(self._sorted, self._key + step), len(self._sorted) - 1)
         return np.where(self._sorted[place] == self._key + step, self._order[place], -1)
 
-    def at(self, values: np.ndarray, step: int, default: float = 0.0) -> np.ndarray:
-        """values (..., N) of the turn `step` places later; `default` where it is no candidate."""
+    def at(self, values: np.ndarray, step: int) -> np.ndarray:
+        """values (..., N) of the turn `step` places later; 0 where it is no candidate."""
         rows = self.rows[step]
-        return np.where(rows >= 0, values[..., rows], default)
+        return np.where(rows >= 0, values[..., rows], 0.0)
 
     def spread(self, values: np.ndarray, fade: float, steps: Sequence[int]) -> np.ndarray:
         """The largest of a turn's own values (..., N) and those at `steps`, times `fade` for each turn of distance."""
@@ -245,10 +259,8 @@ def _tokens(tokens: np.ndarray, candidates: Candidates, around: _Around) -> dict
 
     return {
         "tokens": matches.mean(axis=0),
-        "telling tokens": weighed(matches),
-        "tokens with the turn after": weighed(around.spread(matches, _FADE, (1,))),
         "tokens with the turns before": weighed(around.spread(matches, _FADE, range(-_REACH, 0))),
-        "tokens with the turns around": weighed(around.spread(matches, _FADE, around.rows.keys())),
+        "tokens with the turns around": weighed(around.spread(matches, _FADE, list(around.rows))),
         "tokens of the session": weighed(around.maxima(matches))[around.session],
     }
 
@@ -287,32 +299,15 @@ def _shape(text: str, candidates: Candidates, around: _Around) -> dict[str, np.n
     }
 
 
-def standardise(values: np.ndarray) -> np.ndarray:
-    """Values (N,) with mean 0 and deviation 1 over the candidates; zeros where they are all alike."""
-    spread = values.std()
-    return (values - values.mean()) / spread if spread > 1e-9 else np.zeros(len(values))
+def standardise(name: str, values: np.ndarray) -> np.ndarray:
+    """The signal `name` (N,) with mean 0 and deviation 1 over the candidates; zeros where all are alike.
 
-
-def second_signals(scores: np.ndarray, asks: np.ndarray, candidates: Candidates) -> dict[str, np.ndarray]:
-    """The raw signals of the second pass, float64 (N,) each, from the first pass's scores (N,).
-
-    A turn's probability is the softmax of its score.
+    A flag is divided by 0.25 at least, so that one that few candidates carry cannot outvote everything else.
     """
-    around = _Around(candidates)
-    logits = scores - scores.max()
-    odds = np.exp(logits)
-    odds /= odds.sum()
-    logits = np.maximum(logits, -8.0)
-    level = float(logits.mean())
-    mass = around.sums(odds)[around.session] - odds
-    best = around.maxima(logits)[around.session]
-    return {
-        "score of the turn before": around.at(logits, -1, level),
-        "score of the turn after": around.at(logits, 1, level),
-        "answers a question that fits": np.where(around.at(asks, -1) > 0, around.at(logits, -1, level) - level, 0.0),
-        "the rest of the session": np.log(np.maximum(mass, 0) + 1e-4),
-        "the session's best turn": best,
-    }
+    spread = values.std()
+    if spread < 1e-9:
+        return np.zeros(len(values))
+    return (values - values.mean()) / (max(spread, _LEAST_SPREAD) if name in FLAGS else spread)
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,10 +333,10 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
-    """Weights by signal for both passes, with and without token vectors."""
+    """The weight of each signal, for candidates with token vectors and for those without."""
 
-    with_tokens: tuple[Mapping[str, float], Mapping[str, float]]
-    without_tokens: tuple[Mapping[str, float], Mapping[str, float]]
+    with_tokens: Mapping[str, float]
+    without_tokens: Mapping[str, float]
 
     @classmethod
     def load(cls, without: str | None = None) -> Fusion:
@@ -351,28 +346,19 @@ class Fusion:
         the weights were not fitted on gives the weights of all.
         """
         sets = _weight_file()["weights"]
-        chosen = sets.get(without or "all", sets["all"])
-        return cls(*((chosen[kind]["first"], chosen[kind]["second"]) for kind in ("with_tokens", "without_tokens")))
+        return cls(**sets.get(without or "all", sets["all"]))
 
     def rank(self, query: Query, candidates: Candidates) -> Ranking:
         """Score the candidates; the order of the result's arrays is that of the candidates."""
         if not len(candidates.seq):
             return Ranking(np.zeros(0), {}, {})
         raw = signals(query, candidates)
-        first, second = self.with_tokens if "tokens" in raw else self.without_tokens
-        values = {name: standardise(raw[name]) for name in raw if name in first or name in second}
-        scores = _weigh(first, values, len(candidates.seq))
-        raw_second = second_signals(scores, raw["asks"], candidates)
-        values |= {name: standardise(raw_second[name]) for name in raw_second if name in second}
-        values = {name: values[name] for name in values if name in second}
-        return Ranking(_weigh(second, values, len(candidates.seq)), values, second)
-
-
-def _weigh(weights: Mapping[str, float], values: Mapping[str, np.ndarray], n: int) -> np.ndarray:
-    total = np.zeros(n)
-    for name, value in values.items():
-        total += weights.get(name, 0.0) * value
-    return total
+        weights = self.with_tokens if "tokens" in raw else self.without_tokens
+        values = {name: standardise(name, raw[name]) for name in weights}
+        scores = np.zeros(len(candidates.seq))
+        for name, weight in weights.items():
+            scores += weight * values[name]
+        return Ranking(scores, values, weights)
 
 
 def fitted_on() -> list[str]:

@@ -1,7 +1,8 @@
 """Late interaction over token vectors that were squeezed to their signs.
 
-A text's token vectors (T, 384) are turned by a fixed projection onto the 192 directions in which English tokens vary most,
-mixed by a random rotation so that all directions carry alike, and only the sign of each coordinate is kept: 24 bytes a
+A text's token vectors (T, 384) are turned by a fixed projection (`data/late.npy`, fitted to novels in the public domain by
+`recollect.benchmarks.fit`) onto the 192 directions in which English tokens vary most, mixed by a random rotation so that
+all directions carry alike, and only the sign of each coordinate is kept: 24 bytes a
 token, 0.7 kB for a turn of 30 tokens where float32 takes 46 kB. The query keeps its precision. A query token's match with
 a text is its best product with any of the text's tokens.
 
@@ -26,6 +27,7 @@ import numpy as np
 from recollect.errors import InvalidInput
 
 TOKEN_DIM = 384
+PROJECTION = Path(__file__).parent / "data" / "late.npy"  # float16 (384, 192), orthonormal columns
 _BITS = 192
 _BYTES = _BITS // 8
 _HEADER = b"\x01"  # version of the format
@@ -35,7 +37,7 @@ _SLICE_TOKENS = 4096  # candidates' tokens that are unpacked at a time, so that 
 @cache
 def projection() -> np.ndarray:
     """The fixed projection, float32 (384, 192)."""
-    return np.load(Path(__file__).parent / "data" / "late.npy").astype(np.float32)
+    return np.load(PROJECTION, allow_pickle=False).astype(np.float32)
 
 
 def _project(tokens: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recollect.errors import Conflict, InvalidInput, NotFound
-from recollect.store import forgetting, lexical
+from recollect.store import forgetting, fulltext, lexical
 from recollect.store.engine import Engine
 from recollect.store.graph import pagerank
 from recollect.store.method import Method, Request, make_method
@@ -556,10 +556,9 @@ class Memory:
             whole = Filter(self.user)
             return [seq for seq, _ in db.episodes_where(whole)], list(db.notes_where(whole))
         if query is not None:
-            match = lexical.fts_query(query_text(query)).replace(" OR ", " AND ")
-            if not match:
+            if not fulltext.phrase_of_all(query_text(query)):
                 raise InvalidInput("query: holds no words to look for.")
-            return sorted(seq for seq, _ in db.search_text(match, self._filter(), 2**31)), []
+            return fulltext.search_all(db, query_text(query), self._filter()), []
         filter_ = self._filter(session=session, before=before)
         return [seq for seq, _ in db.episodes_where(filter_)], []
 

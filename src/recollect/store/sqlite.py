@@ -339,7 +339,7 @@ class Database:
                         item.terms.astype(TERM_DTYPE).tobytes(),
                     ),
                 )
-                texts.append((seq, episode.text))
+                texts.append((seq, episode.text, f"u{user}"))
                 embeddings += self._insert_chunks("episode", seq, item.chunks)
                 counts.setdefault(user, Counter()).update(set(item.terms.tolist()))
                 total = totals.setdefault(user, [0, 0])
@@ -348,7 +348,7 @@ class Database:
                 if episode.speaker:
                     voices[user, episode.speaker] += 1
                 added += 1
-            self.run_many("INSERT INTO episodes_fts (rowid, text) VALUES (?, ?)", texts)
+            self.run_many("INSERT INTO episodes_fts (rowid, text, owner) VALUES (?, ?, ?)", texts)
             self.run_many("INSERT INTO embeddings VALUES (?, ?, ?)", embeddings)
             self.count(counts, totals, voices, sign=1)
         return added
@@ -403,7 +403,8 @@ class Database:
             missing = set(note.sources) - {row[0] for row in found}
             if missing:
                 raise InvalidInput(f"sources: {min(missing)!r:.60} is not an episode of this user.")
-            session = self._session(self._user(user), agent, None)
+            owner = self._user(user)
+            session = self._session(owner, agent, None)
             latest = max((row[2:4] for row in found), default=to_micros(note.recorded_at))
             seq = self._insert(
                 "INSERT INTO notes (id, session, kind, text, method, method_version, at, at_offset, recorded, "
@@ -423,7 +424,7 @@ class Database:
                     terms.astype(TERM_DTYPE).tobytes(),
                 ),
             )
-            self.run("INSERT INTO notes_fts (rowid, text) VALUES (?, ?)", (seq, note.text))
+            self.run("INSERT INTO notes_fts (rowid, text, owner) VALUES (?, ?, ?)", (seq, note.text, f"u{owner}"))
             self.run_many("INSERT OR IGNORE INTO note_sources VALUES (?, ?)", ((seq, row[1]) for row in found))
             self.insert_chunks("note", seq, chunks)
 
@@ -524,22 +525,6 @@ class Database:
                 (user, id_, id_),
             )
         ]
-
-    def search_text(self, match: str, filter_: Filter, limit: int, table: str = "episodes") -> list[tuple[int, float]]:
-        """Rows of the best BM25 matches (higher is better) that the filter lets through."""
-        if not match:
-            return []
-        alias = table[0]
-        if filter_.whole_user and self.only_user() == filter_.user:
-            sql = f"SELECT rowid, -rank FROM {table}_fts WHERE {table}_fts MATCH ? ORDER BY rank LIMIT ?"
-            return self.rows(sql, (match, limit))
-        where, values = filter_.sql(alias)
-        return self.rows(
-            f"SELECT f.rowid, -f.rank FROM {table}_fts f CROSS JOIN {table} {alias} ON {alias}.seq = f.rowid "
-            f"JOIN sessions s ON s.ref = {alias}.session JOIN users u ON u.ref = s.user "
-            f"WHERE {table}_fts MATCH ? AND {where} ORDER BY f.rank LIMIT ?",
-            [match, *values, limit],
-        )
 
     def only_user(self) -> str | None:
         """The user's name when the database holds one user only."""

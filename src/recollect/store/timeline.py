@@ -153,11 +153,16 @@ def query_window(text: str, reference: datetime) -> Window:
     """What a question asked at `reference` says about when, all of it optional.
 
     "before 2022" has an end, "since March" a start, "between May and July 2023" both, "in May" the latest May. An event
-    ("before I moved", "after the wedding") comes back in its own words as the anchor. Read are the first 2,000 characters.
+    ("before I moved", "after the wedding") comes back in its own words as the anchor. A question for the time from one
+    event or date to another ("how many days after I moved did I ...", "how long before the wedding ...") sets no limit,
+    for it asks about both ends. Read are the first 2,000 characters.
     """
     text = text[:QUESTION_CHARS]
+    duration = _DURATION.search(text)
+    if duration and _APART.match(text, duration.end()):
+        return Window()
     spans = find_times(text, reference)
-    anchor, relation, at = _event(text, spans)
+    anchor, relation, at = _event(text, spans, only_during=duration is not None)
     if not spans:
         return Window(anchor=anchor, relation=relation)
     first, last = spans[0], spans[-1]
@@ -217,6 +222,16 @@ _BOUND = re.compile(
 _RANGE = re.compile(r"\s*(?:and|to|until|till|through|-|\u2013)\s*(?:the\s+)?", re.IGNORECASE)
 _EVENT = re.compile(
     r"\b(?P<word>before|prior to|after|following|since|until|when|while|during)\s+(?P<event>[^?.!,;\n]{1,200})",
+    re.IGNORECASE,
+)
+_DURATION = re.compile(
+    r"\bhow\s+(?:long|many\s+(?:more\s+)?(?:minute|hour|day|night|week|weekend|month|year)s?|much\s+(?:time|earlier|later))\b",
+    re.IGNORECASE,
+)
+_APART = re.compile(  # what follows when the time itself is asked for, not how much was done within one
+    r"\s+(?:(?:have|has|had|did|do|does|was|were|is|are|will)\s+)?(?:(?:it|there)\s+)?(?:(?:been|be|take|took)\s+)?(?:in\s+)?"
+    r"(?:(?:pass|elapse|lie|lay|separate|go)(?:e?s|e?d)?\s+|(?:went|gone)\s+by\s+|by\s+)?"
+    r"(?:after|before|prior\s+to|between|since|until|till|from|earlier|later|apart)\b",
     re.IGNORECASE,
 )
 _NO_EVENT = re.compile(r"\b(?:look(?:s|ed|ing)?|named|call(?:s|ed)?|tak(?:e|es|ing|en)|took|care)\s+$", re.IGNORECASE)
@@ -380,8 +395,13 @@ def _from_that_day(span: TimeSpan, said_at: datetime) -> str:
     return ""
 
 
-def _event(text: str, spans: list[TimeSpan]) -> tuple[str | None, Literal["before", "after", "during"] | None, int]:
-    """The event that bounds a question, on which side of it the question looks, and where it stands."""
+def _event(
+    text: str, spans: list[TimeSpan], only_during: bool
+) -> tuple[str | None, Literal["before", "after", "during"] | None, int]:
+    """The event that bounds a question, on which side of it the question looks, and where it stands.
+
+    `only_during`: an event counts only if it is said to last ("during the trip").
+    """
     times = {span.start_char for span in spans}
     for match in _EVENT.finditer(text):
         event = match["event"].strip()
@@ -391,6 +411,7 @@ def _event(text: str, spans: list[TimeSpan]) -> tuple[str | None, Literal["befor
         if (
             asks
             or is_time
+            or (only_during and word != "during")
             or not re.search(r"\w{2}", event)
             or _NO_EVENT.search(text[max(0, match.start() - 20) : match.start()])
         ):

@@ -67,12 +67,18 @@ CREATE TABLE links (
 CREATE INDEX links_by_target ON links (target);
 
 -- Caches: full-text index, term counts of each user, chunks and their embeddings.
+CREATE VIEW episodes_text AS
+  SELECT e.seq, e.text, 'u' || s.user AS owner FROM episodes e JOIN sessions s ON s.ref = e.session;
+CREATE VIEW notes_text AS
+  SELECT n.seq, n.text, 'u' || s.user AS owner FROM notes n JOIN sessions s ON s.ref = n.session;
 CREATE VIRTUAL TABLE episodes_fts USING fts5 (
-  text, content='episodes', content_rowid='seq', tokenize='porter unicode61 remove_diacritics 2'
+  text, owner, content='episodes_text', content_rowid='seq', tokenize='porter unicode61 remove_diacritics 2'
 );
 CREATE VIRTUAL TABLE notes_fts USING fts5 (
-  text, content='notes', content_rowid='seq', tokenize='porter unicode61 remove_diacritics 2'
+  text, owner, content='notes_text', content_rowid='seq', tokenize='porter unicode61 remove_diacritics 2'
 );
+INSERT INTO episodes_fts (episodes_fts, rank) VALUES ('rank', 'bm25(1.0, 0.0)');
+INSERT INTO notes_fts (notes_fts, rank) VALUES ('rank', 'bm25(1.0, 0.0)');
 CREATE TABLE term_counts (
   user INTEGER NOT NULL,
   term INTEGER NOT NULL,

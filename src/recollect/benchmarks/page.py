@@ -1,0 +1,210 @@
+"""Pages made from committed results: `docs/recall.md`, `docs/speed.md` and the figures in README.md.
+
+`python -m recollect.benchmarks.page` writes them; a test holds that they are as the results say.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
+
+
+def _load(results: Path, name: str) -> dict[str, Any] | None:
+    path = results / f"{name}.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else None
+
+
+def _machine(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    return f"{machine['cpu']}, {machine['cores']} cores, commit {str(result['commit'])[:12]}"
+
+
+def render_readme(text: str, results: Path) -> str:
+    """README.md with the figures between its two marks written anew."""
+    figures = "\n".join([BEGIN, *_readme_figures(results), END])
+    return re.sub(re.escape(BEGIN) + ".*?" + re.escape(END), lambda _: figures, text, flags=re.DOTALL)
+
+
+def _readme_figures(results: Path) -> list[str]:
+    lines: list[str] = []
+    if locomo := _load(results, "locomo"):
+        turn, floor, chance = locomo["turn"], locomo["bm25"]["turn"], locomo["chance"]["turn"]
+        low, high = locomo["intervals"]["turn"]["recall"]["5"]
+        lines += [
+            f"On {len(locomo['conversations'])} conversations of LoCoMo ({locomo['num_questions']} questions), without a language "
+            "model, by turn, each conversation ranked with weights that were fitted without it: mean share of the evidence found.",
+            "",
+            "| | @1 | @5 | @10 | @25 | hit@1 | MRR |",
+            "|---|---|---|---|---|---|---|",
+            _row("**recollect**", turn),
+            _row("BM25, stemmed", floor),
+            _row("chance", chance),
+            "",
+            f"95% interval at 5: {low:.3f} to {high:.3f}. By category, by session, and what each signal gives: "
+            "[recall](docs/recall.md).",
+            "",
+        ]
+    if speed := _load(results, "speed"):
+        last = speed["sizes"][-1]
+        lines += [
+            f"Writing runs at {speed['ingest']['share_of_embedder']:.0%} of the embedder's own rate "
+            f"({speed['ingest']['add_many_per_s']:.0f} episodes a second on two cores). A recall takes "
+            + ", ".join(f"{row['latency']['recall']['p50_ms']:.0f} ms at {row['memories']:,}" for row in speed["sizes"])
+            + f" memories (median); a memory takes {last['bytes_per_memory'] / 1000:.1f} kB on disk, vectors included: "
+            "[speed](docs/speed.md).",
+        ]
+    return lines
+
+
+def _row(name: str, scores: dict[str, Any]) -> str:
+    recall = [f"{scores['recall'][k]:.3f}" for k in ("1", "5", "10", "25")]
+    return f"| {name} | " + " | ".join([*recall, f"{scores['hit_at_1']:.3f}", f"{scores['mrr']:.3f}"]) + " |"
+
+
+def render_recall(results: Path) -> str:
+    """The page on recall, from `locomo.json`, `longmemeval.json` and `fusion.json`."""
+    lines = ["# Recall", "", "Made by `python -m recollect.benchmarks.page` from `results/`.", ""]
+    for name, title in (("locomo", "LoCoMo"), ("longmemeval", "LongMemEval")):
+        result = _load(results, name)
+        if result is None:
+            continue
+        made = ", on made histories, not the published data" if result.get("made") else ""
+        lines += [f"## {title}{made}", ""]
+        left_out = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in result["left_out"].items())
+        lines += [
+            f"{result['num_questions']} questions; left out: {left_out}. Embedder {result['embedder']}, {result['seconds']:.0f} s on "
+            f"{_machine(result)}. Mean share of the evidence (recall), then any and all of it, NDCG with the ideal from all "
+            "evidence.",
+            "",
+        ]
+        for level in ("turn", "session"):
+            ks = list(result[level]["recall"])
+            lines += [
+                f"### By {level}",
+                "",
+                "| | " + " | ".join(f"@{k}" for k in ks) + " |",
+                "|---|" + "---|" * len(ks),
+            ]
+            for label, scores in (
+                ("**recall**", result[level]["recall"]),
+                ("recall any", result[level]["recall_any"]),
+                ("recall all", result[level]["recall_all"]),
+                ("NDCG", result[level]["ndcg"]),
+                ("BM25 recall", result["bm25"][level]["recall"]),
+                ("chance recall", result["chance"][level]["recall"]),
+            ):
+                lines.append(f"| {label} | " + " | ".join(f"{scores[k]:.3f}" for k in ks) + " |")
+            lines += [
+                "",
+                f"hit@1 {result[level]['hit_at_1']:.3f}, MRR {result[level]['mrr']:.3f}.",
+                "",
+                "| category | questions | recall@5 | recall@10 | hit@1 |",
+                "|---|---|---|---|---|",
+            ]
+            for category, scores in result[level]["by_category"].items():
+                lines.append(
+                    f"| {category} | {scores['num_questions']} | {scores['recall']['5']:.3f} | {scores['recall']['10']:.3f} | "
+                    f"{scores['hit_at_1']:.3f} |"
+                )
+            lines.append("")
+        if "reader" in result:
+            reader = result["reader"]
+            cells = [f"{name} {scores['f1']:.3f}" for name, scores in reader.get("by_category", {}).items()]
+            lines += [
+                f"Answers by the {reader['name']} reader, LoCoMo's F1 {reader['f1']:.3f}: {', '.join(cells)}.",
+                "",
+            ]
+    if fusion := _load(results, "fusion"):
+        lines += ["## What each signal gives", "", *_fusion(fusion)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _fusion(fusion: dict[str, Any]) -> list[str]:
+    """Every table of the fit: lists of rows with equal keys."""
+    lines: list[str] = []
+
+    def tables(value: Any, path: str) -> None:
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            names = list(dict.fromkeys(name for row in value for name in row))
+            lines.extend([f"### {path}", "", "| " + " | ".join(names) + " |", "|" + "---|" * len(names)])
+            for row in value:
+                cells = [
+                    f"{row[name]:.3f}" if isinstance(row.get(name), float) else str(row.get(name, "")) for name in names
+                ]
+                lines.append("| " + " | ".join(cells) + " |")
+            lines.append("")
+        elif isinstance(value, dict):
+            for name, part in value.items():
+                tables(part, f"{path}, {name.replace('_', ' ')}".strip(", "))
+
+    tables({name: part for name, part in fusion.items() if name not in ("machine", "versions")}, "")
+    return lines
+
+
+def render_speed(results: Path) -> str:
+    """The page on speed, from `speed.json`."""
+    lines = [
+        "# Speed",
+        "",
+        "Made by `python -m recollect.benchmarks.page` from `results/speed.json` (`make bench`).",
+        "",
+    ]
+    speed = _load(results, "speed")
+    if speed is None:
+        return "\n".join([*lines, "Not measured yet."]) + "\n"
+    ingest = speed["ingest"]
+    names = list(dict.fromkeys(name for row in speed["sizes"] for name in row["latency"]))
+    lines += [
+        "![Time of one recall](speed.svg)",
+        "",
+        f"Ingest with {speed['embedder']}: {ingest['add_many_per_s']:.0f} episodes a second, {ingest['share_of_embedder']:.0%} of the "
+        f"embedder's own {ingest['embedder_per_s']:.0f}. Measured on {_machine(speed)}; compare columns, not machines.",
+        "",
+        "Milliseconds, median (95th percentile). `recall` is everything from the text of the query to explained hits; "
+        "`vector_search` and `embed_query` are parts of it. The others search the same vectors for the best 10 and do nothing "
+        "else. `recall / bare` is recall over its own vector search plus embedding the query; `recall / NumPy` is over an exact "
+        "float32 search by NumPy plus embedding the query.",
+        "",
+        "| memories | "
+        + " | ".join(names)
+        + " | recall / bare | recall / NumPy | stored a second | bytes each | process MB |",
+        "|---|" + "---|" * (len(names) + 5),
+    ]
+    for row in speed["sizes"]:
+        cells = [
+            f"{row['latency'][name]['p50_ms']:.1f} ({row['latency'][name]['p95_ms']:.1f})"
+            if name in row["latency"]
+            else "-"
+            for name in names
+        ]
+        lines.append(
+            f"| {row['memories']:,} | "
+            + " | ".join(cells)
+            + f" | {row['recall_over_bare']:.2f} | {row['recall_over_numpy']:.2f} | "
+            f"{row['store_per_s']:.0f} | {row['bytes_per_memory']:.0f} | {row['process_mb'] or 0:.0f} |"
+        )
+    lines += [
+        "",
+        "`stored a second` leaves the embedder out (embeddings are replayed): it is how fast the store itself can go.",
+        "",
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> None:
+    """Write the pages and README.md in the checkout that is the working directory."""
+    results = Path("results")
+    Path("docs/recall.md").write_text(render_recall(results), "utf-8")
+    Path("docs/speed.md").write_text(render_speed(results), "utf-8")
+    readme = Path("README.md")
+    readme.write_text(render_readme(readme.read_text("utf-8"), results), "utf-8")
+    sys.stdout.write("wrote docs/recall.md, docs/speed.md and the figures in README.md\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""The harness of claims on a made-up claim that takes no time, and the rules of the real ones on made rows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import datetime
+
+import pytest
+
+import recollect
+from recollect.catalogue import SYSTEMS
+from recollect.claims import claim as harness
+from recollect.claims import locomo, longmemeval, page
+from recollect.claims.claim import Claim, Row, Setting, load, reproduce, save
+from recollect.errors import InvalidInput, NotFound
+from recollect.store.timeline import query_window
+
+KEY = "locomo"
+
+
+def measure(setting, progress):
+    progress(f"measuring with seed {setting.seed}")
+    return [
+        Row("new", "system", {"recall@5": 0.5 + setting.seed / 10}),
+        Row("old", "baseline", {"recall@5": 0.6, "recall@10": 0.7}),
+        Row("theirs", "paper", {"recall@5": 0.9}),
+    ]
+
+
+FAKE = Claim(
+    key=KEY,
+    sentence="New is better than old.",
+    figure="90 at 5.",
+    experiment="Nothing at all.",
+    rule="more recall at 5.",
+    measure=measure,
+    decide=lambda rows: rows["new"].values["recall@5"] > rows["old"].values["recall@5"],
+    devices=("cpu",),
+)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """The harness finds FAKE as every system's claim."""
+    monkeypatch.setattr(harness, "load", lambda key: FAKE)
+
+
+@pytest.mark.parametrize("entry", SYSTEMS, ids=lambda entry: entry.key)
+def test_every_claim_says_what_it_tests(entry):
+    claim = load(entry.key)
+    assert claim.key == entry.key
+    for text in (claim.sentence, claim.figure, claim.experiment, claim.rule):
+        assert text.endswith(".")
+    assert "cpu" in claim.devices
+
+
+def test_an_unknown_key_is_refused_with_the_one_that_was_meant():
+    with pytest.raises(NotFound, match="did you mean 'locomo'"):
+        load("locoma")
+    with pytest.raises(NotFound, match="recollect systems"):
+        reproduce("zzz", Setting())
+
+
+def test_a_device_that_the_claim_cannot_use_is_refused_before_anything_is_measured(monkeypatch):
+    def never(setting, progress):
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(harness, "load", lambda key: replace(FAKE, measure=never))
+    with pytest.raises(InvalidInput, match=r"device: 'cuda' is not one of cpu\."):
+        reproduce(KEY, Setting(device="cuda"))
+
+
+@pytest.mark.parametrize(("seed", "verdict"), [(0, "does not hold"), (2, "holds")])
+def test_the_rule_decides_by_the_measured_rows(fake, seed, verdict):
+    lines = []
+    result = reproduce(KEY, Setting(seed=seed), lines.append)
+    assert lines == [f"measuring with seed {seed}"]
+    assert result.holds is (verdict == "holds")
+    assert result.to_json()["verdict"] == verdict
+
+
+def test_a_saved_result_says_where_it_came_from(fake, tmp_path):
+    path = save(reproduce(KEY, Setting(seed=2, data=tmp_path)), tmp_path / "results")
+    assert path == tmp_path / "results" / "claims" / f"{KEY}.json"
+    text = path.read_text("utf-8")
+    assert str(tmp_path) not in text
+    saved = json.loads(text)
+    assert saved["rows"] == [
+        {"name": "new", "role": "system", "recall@5": 0.7},
+        {"name": "old", "role": "baseline", "recall@5": 0.6, "recall@10": 0.7},
+        {"name": "theirs", "role": "paper", "recall@5": 0.9},
+    ]
+    assert {name: saved[name] for name in ("key", "verdict", "scale", "device", "seed", "data")} == {
+        "key": KEY,
+        "verdict": "holds",
+        "scale": "small",
+        "device": "cpu",
+        "seed": 2,
+        "data": True,
+    }
+    assert 0 <= saved["seconds"] < 5
+    assert saved["versions"]["recollect"] == recollect.__version__
+    assert saved["machine"]["cores"] >= 1
+    assert "commit" in saved
+    assert datetime.fromisoformat(saved["date"]).tzinfo is not None
+
+
+def test_a_full_run_has_a_file_of_its_own(fake, tmp_path):
+    save(reproduce(KEY, Setting()), tmp_path)
+    save(reproduce(KEY, Setting(scale="full")), tmp_path)
+    assert sorted(path.name for path in (tmp_path / "claims").iterdir()) == [f"{KEY}-full.json", f"{KEY}.json"]
+
+
+def test_the_page_has_the_table_and_the_verdict_or_says_that_there_is_none(fake, tmp_path):
+    save(reproduce(KEY, Setting(seed=2)), tmp_path)
+    save(reproduce(KEY, Setting(scale="full")), tmp_path)
+    text = page.render(tmp_path)
+    assert text.count("Not measured yet.") == len(SYSTEMS) - 1
+    section = text.split(f"(`{KEY}`)")[1].split("## ")[0]
+    assert "| | recall@5 | recall@10 |\n|---|---|---|\n" in section
+    assert "| **new** | 0.700 |  |" in section
+    assert "| old | 0.600 | 0.700 |" in section
+    assert "| theirs (paper) | 0.900 |  |" in section
+    assert "**Holds** (small scale, seed 2," in section
+    assert "**Does not hold** (full scale, seed 0," in section
+
+
+def rows_of(key):
+    """Rows on which the claim holds."""
+    if key == "episodic":
+        from recollect.claims.episodic import NAMES
+
+        return {
+            name: Row(
+                name,
+                "system" if name == "Episodic" else "baseline",
+                {"histories@5": value, "histories@10": value + 0.1},
+            )
+            for name, value in zip(NAMES, (0.8, 0.7, 0.6, 0.5), strict=True)
+        }
+    if key == "longmemeval":
+        return {
+            "time-aware": Row("time-aware", "system", {"recall@1": 0.3, "recall@5": 0.6}),
+            "time ignored": Row("time ignored", "baseline", {"recall@1": 0.2, "recall@5": 0.5}),
+        }
+    ours = {"recall@5": 0.5, "recall@25": 0.7, "recall@50": 0.8, "single@5": 0.6, "multi@5": 0.3, "temporal@5": 0.7}
+    return {
+        locomo.SYSTEM: Row(locomo.SYSTEM, "system", ours),
+        locomo.FLOOR: Row(locomo.FLOOR, "baseline", {name: value - 0.2 for name, value in ours.items()}),
+    }
+
+
+BREAKS = [  # claim, row, value that breaks it
+    ("episodic", "Episodic", {"histories@5": 0.7}),
+    ("episodic", "cosine", {"histories@10": 0.95}),
+    ("longmemeval", "time-aware", {"recall@5": 0.52}),
+    ("locomo", locomo.SYSTEM, {"multi@5": 0.5}),
+    ("locomo", locomo.SYSTEM, {"recall@50": 0.7}),
+    ("locomo", locomo.FLOOR, {"recall@25": 0.7}),
+]
+
+
+@pytest.mark.parametrize(("key", "name", "values"), BREAKS)
+def test_the_rules_decide_both_ways(key, name, values):
+    claim, rows = load(key), rows_of(key)
+    assert claim.decide(rows)
+    rows[name] = replace(rows[name], values={**rows[name].values, **values})
+    assert not claim.decide(rows)
+
+
+@pytest.mark.parametrize("entry", SYSTEMS, ids=lambda entry: entry.key)
+def test_what_the_paper_says_decides_nothing(entry):
+    rows = rows_of(entry.key)
+    perfect = {name: 1.0 for row in rows.values() for name in row.values}
+    assert load(entry.key).decide(rows | {"theirs": Row("theirs", "paper", perfect)})
+
+
+def test_locomo_reads_real_data_from_a_file_a_folder_or_a_folder_of_data_sets(tmp_path):
+    folder = tmp_path / "locomo"
+    folder.mkdir()
+    turn = {"speaker": "Ana", "dia_id": "D1:1", "text": "Hello"}
+    record = {
+        "sample_id": "one",
+        "conversation": {
+            "speaker_a": "Ana",
+            "speaker_b": "Bob",
+            "session_1_date_time": "1:00 pm on 1 May, 2023",
+            "session_1": [turn],
+        },
+        "qa": [],
+    }
+    file = folder / "locomo10.json"
+    file.write_text(json.dumps([record]), encoding="utf-8")
+    for data in (tmp_path, folder, file):
+        assert [sample.conversation.id for sample in locomo.conversations(Setting(data=data))] == ["one"]
+
+
+def test_the_month_asked_for_holds_the_gold_turn_among_others():
+    others = 0
+    for user in range(5):
+        history, questions = longmemeval._history(0, user)
+        for text, gold, asked_at in questions:
+            window = query_window(text, asked_at)
+            inside = {item["source_id"] for item in history if window.start <= item["at"] < window.end}
+            assert [id_ for id_ in inside if id_.startswith("told/")] == [gold]
+            others += len(inside) - 1
+    assert others > 5 * 4 * 5
