@@ -7,7 +7,7 @@ candidates and their weights fitted listwise: the loss is the cross entropy betw
 uniform distribution over the evidence that was found, every question weighing the same, with a small L2 penalty.
 
 Each figure that is printed is held out: a conversation's questions are ranked by weights fitted on the others. The tables
-go to `results/fusion.json`: the steps from one signal to all, the categories, and each signal alone and removed.
+go to `results/fusion.json`: recall of all signals together, by category and conversation, and each signal alone and removed.
 
 With `--text` the projection of `recollect.store.late` is fitted first: the 192 directions in which the token vectors of
 paragraphs vary most, mixed by a random rotation. What ships was made from 1,200 paragraphs of novels in the public
@@ -285,7 +285,8 @@ def floors(made: Sequence[Task], examples: Sequence[Example]) -> dict[str, Any]:
     """What simple rankings of the same candidates give: cosine, BM25, and their reciprocal-rank fusion."""
     rows: dict[str, list[list[float]]] = {"cosine": [], "bm25": [], "reciprocal-rank fusion": []}
     for task, one in zip(made, examples, strict=True):
-        raw = {"cosine": one.values["meaning"], "bm25": one.values["words"]}
+        bare, _ = without_names(task.query.text, task.query.speakers)
+        raw = {"cosine": one.values["meaning"], "bm25": lexical.BM25(task.candidates.text).scores(bare)}
         ranks = {name: np.argsort(np.argsort(-values, kind="stable")) for name, values in raw.items()}
         raw["reciprocal-rank fusion"] = sum((1 / (60 + rank) for rank in ranks.values()), np.zeros(len(task.relevant)))
         for name, values in raw.items():

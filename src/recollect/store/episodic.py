@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import cached_property
 
 import numpy as np
@@ -28,9 +27,6 @@ from recollect.store.method import Request
 from recollect.store.records import EPISODE, Episode, Hit
 from recollect.store.sqlite import Filter
 from recollect.store.timeline import query_window
-
-DAY = timedelta(days=1)
-INSTANT = timedelta(microseconds=1)
 
 
 @dataclass
@@ -76,22 +72,18 @@ class Episodic:
     def _window(self, engine: Engine, request: Request) -> tuple[Filter | None, str]:
         """(the filter narrowed to the time that the query speaks of, None when it speaks of none; the query to rank by).
 
-        An event ("before I moved") is found by recalling it; its time is that of the best hit. Its words then leave the
-        query, since what is asked for lies before or after it.
+        An event ("before I moved") is found by recalling it; its time is that of the best hit. What came before it was
+        said without its words, so they leave the query; what came after it is often told together with it.
         """
         window, text = query_window(request.text, request.asked_at), request.text
         start, end = window.start, window.end
-        if window.anchor:
+        if window.anchor and window.relation != "during":
             found = self.recall(engine, replace(request, text=window.anchor, k=1))
-            if found:
-                event = found[0].at
-                if window.relation == "before":
-                    end = min(event, end or event)
-                elif window.relation == "after":
-                    start = max(event + INSTANT, start or event + INSTANT)
-                else:
-                    start, end = start or event - DAY, end or event + DAY
-                text = text.replace(window.anchor, " ") if window.relation != "during" else text
+            if found and window.relation == "before":
+                end = min(found[0].at, end or found[0].at)
+                text = text.replace(window.anchor, " ")
+            elif found:
+                start = max(found[0].at, start or found[0].at)
         if start is None and end is None:
             return None, request.text
         after, before = request.filter.after, request.filter.before

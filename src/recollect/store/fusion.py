@@ -32,7 +32,7 @@ import numpy as np
 from recollect.store import late, lexical
 from recollect.store.records import Signal
 
-_K1, _B = 1.2, 0.75  # BM25
+_K1, _B = 1.2, 0.75  # BM25, for the session as a document
 _TEXT_CHARS = 4000  # of a text that patterns are looked for in
 _REACH = 4  # turns on each side that lend a turn their matches, as far as they are candidates
 _FADE = 0.9  # what is left of a token's match one turn away
@@ -200,10 +200,6 @@ class _Around:
         """values (..., N) summed over sessions, (..., sessions)."""
         return np.add.reduceat(values[..., self._order], self._starts, axis=-1)
 
-    def maxima(self, values: np.ndarray) -> np.ndarray:
-        """The largest of values (..., N) in each session, (..., sessions)."""
-        return np.maximum.reduceat(values[..., self._order], self._starts, axis=-1)
-
 
 def _words(query: Query, bare: str, candidates: Candidates, around: _Around) -> dict[str, np.ndarray]:
     ids = np.unique(lexical.term_ids(bare))  # (W,)
@@ -221,17 +217,13 @@ def _words(query: Query, bare: str, candidates: Candidates, around: _Around) -> 
     share = weights / max(weights.sum(), 1e-9)
     has = (counts > 0).astype(np.float64)
 
-    def bm25(counts: np.ndarray, lengths: np.ndarray, mean: float) -> np.ndarray:
-        return weights @ (counts * (_K1 + 1) / (counts + _K1 * (1 - _B + _B * lengths / max(mean, 1e-9))))
-
-    session_lengths = around.sums(lengths)
+    in_session = around.sums(counts)
+    size = around.sums(lengths)
+    norm = _K1 * (1 - _B + _B * size / max(float(size.mean()), 1e-9))
     return {
-        "words": bm25(counts, lengths, query.mean_terms),
         "words with the turns before": share @ around.spread(has, _FADE_WORD, (-1, -2)),
         "words with the turns around": share @ around.spread(has, _FADE_WORD, (-2, -1, 1, 2)),
-        "words of the session": bm25(around.sums(counts), session_lengths, float(session_lengths.mean()))[
-            around.session
-        ],
+        "words of the session": (weights @ (in_session * (_K1 + 1) / (in_session + norm)))[around.session],
         "length": np.log1p(lengths),
         "hardly a word": (lengths < 3).astype(np.float64),
     }
@@ -261,7 +253,6 @@ def _tokens(tokens: np.ndarray, candidates: Candidates, around: _Around) -> dict
         "tokens": matches.mean(axis=0),
         "tokens with the turns before": weighed(around.spread(matches, _FADE, range(-_REACH, 0))),
         "tokens with the turns around": weighed(around.spread(matches, _FADE, list(around.rows))),
-        "tokens of the session": weighed(around.maxima(matches))[around.session],
     }
 
 
