@@ -96,26 +96,6 @@ def test_filters_narrow(open_memory):
         memory.recall("Lisbon", after="2024-06-01", before="2024-05-01")
 
 
-def test_a_time_in_the_query_is_read_from_when_it_is_asked(open_memory):
-    memory = open_memory()
-    memory.add("Swam in the lake.", at="2024-05-20")
-    memory.add("Swam in the sea.", at="2024-08-20")
-    memory.add("Swam in the pool.", at="2023-05-20")
-    assert memory.recall("What did I do last May?", at="2024-12-01")[0].text == "Swam in the lake."
-    assert memory.recall("Where did I swim in August 2024?", at="2024-12-01")[0].text == "Swam in the sea."
-    assert "in the time asked about" in {signal.name for signal in memory.recall("last May", at="2024-12-01")[0].why}
-
-
-def test_an_event_in_the_query_bounds_the_time(open_memory):
-    memory = open_memory()
-    memory.add("Today I moved to Porto.", at="2024-09-01")
-    memory.add("Worked as a cook.", at="2024-03-01")
-    memory.add("Worked as a teacher.", at="2024-11-01")
-    assert memory.recall("What was my work before I moved to Porto?", at="2024-12-01")[0].text == "Worked as a cook."
-    after = [hit.text for hit in memory.recall("What was my work after I moved to Porto?", at="2024-12-01")]
-    assert after.index("Worked as a teacher.") < after.index("Worked as a cook.")
-
-
 def test_users_and_agents_never_see_each_other(open_memory):
     ana, ben = open_memory(user="ana"), open_memory(user="ben")
     secret = ana.add("The password of the safe is heliotrope.", session="s")

@@ -31,7 +31,7 @@ from recollect.store.embedders import Embedder, Embeddings, make_embedder
 
 REAL_TEXTS = 2048
 NUM_QUERIES = 100
-CHROMA_LIMIT = 100_000
+CHROMA_LIMIT = 10_000
 TOP = 10
 Progress = Callable[[str], None]
 
@@ -323,7 +323,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         )
     console.print(table)
     console.print(
-        "Bare: embedding the query and searching its own vectors, top 10. Chroma is measured up to 100,000 memories."
+        f"Bare: embedding the query and searching its own vectors, top 10. Chroma is measured up to {CHROMA_LIMIT:,} memories."
     )
 
 
