@@ -137,18 +137,16 @@ FLAGS = frozenset(
 _LETTER = re.compile(r"[^\W_]")
 _NAME_WORD = re.compile(r"[^\W_]{2,}")
 _JOINED = re.compile(r"(?:[\s,&]|\band\b|\bor\b)*", re.IGNORECASE)
+# For lower-case text: three times as quick as ignoring case.
 _TIME = re.compile(
     r"\b(?:yesterday|today|tonight|tomorrow|ago|last|next|since|recently|lately|soon|weekend|"
     r"this (?:week|month|year|morning|afternoon|evening|spring|summer|autumn|fall|winter)|(?:mon|tues|wednes|thurs|fri|"
     r"satur|sun)day|january|february|march|april|june|july|august|september|october|november|december|(?:19|20)\d\d|"
     r"(?:day|week|month|year)s?)\b",
-    re.IGNORECASE,
 )
-_NUMBER = re.compile(
-    r"\b(?:\d[\d.,:]*|two|three|four|five|six|seven|eight|nine|ten|dozen|once|twice|several|couple)\b", re.IGNORECASE
-)
+_NUMBER = re.compile(r"\b(?:\d[\d.,:]*|two|three|four|five|six|seven|eight|nine|ten|dozen|once|twice|several|couple)\b")
 _NAME = re.compile(r"(?<=[a-z,'\"] )[\"']?[A-Z][a-z]+")  # a capital inside a sentence
-_FIRST_PERSON = re.compile(r"\b(?:i|my|me|we|our)\b", re.IGNORECASE)
+_FIRST_PERSON = re.compile(r"\b(?:i|my|me|we|our)\b")
 _ASKS = re.compile(r"\?[\s\"')\]]*(?:\[[^\[\]]*\]\s*)?$")  # ends with a question, also before a remark in brackets
 _WHEN = re.compile(r"\b(?:when|how (?:long|often)|(?:what|which) (?:year|date|day|month|time))\b", re.IGNORECASE)
 _HOW_MANY = re.compile(r"\bhow (?:many|much|old|often|long|far|big|tall)\b", re.IGNORECASE)
@@ -274,8 +272,9 @@ def _time(window: tuple[float, float] | None, at: np.ndarray) -> dict[str, np.nd
 
 def _shape(text: str, candidates: Candidates, around: _Around) -> dict[str, np.ndarray]:
     texts = [text[:_TEXT_CHARS] for text in candidates.text]
+    lower = [text.lower() for text in texts]
 
-    def flags(pattern: re.Pattern[str]) -> np.ndarray:
+    def flags(pattern: re.Pattern[str], texts: Sequence[str] = lower) -> np.ndarray:
         return np.array([pattern.search(text) is not None for text in texts], np.float64)
 
     nothing = np.zeros(len(texts))
@@ -286,7 +285,7 @@ def _shape(text: str, candidates: Candidates, around: _Around) -> dict[str, np.n
         "first person": flags(_FIRST_PERSON),
         "a time, asked when": flags(_TIME) if _WHEN.search(text) else nothing,
         "a number, asked how many": flags(_NUMBER) if _HOW_MANY.search(text) else nothing,
-        "a name, asked who, where or what": flags(_NAME) if _WHO.search(text) else nothing,
+        "a name, asked who, where or what": flags(_NAME, texts) if _WHO.search(text) else nothing,
     }
 
 
