@@ -1,8 +1,8 @@
 """The engine under every method: writes episodes with their embeddings, and finds candidates for a query.
 
-The first stage joins the best by BM25 (SQLite's FTS5), the best by cosine (the vector index) and, when the query speaks of
-a time, the best by cosine within it; then come the turns beside each of them in the conversation, as context. A method
-ranks what the first stage found.
+The first stage fuses the ranks of the best by BM25 (SQLite's FTS5), the best by cosine (the vector index) and, when the
+query speaks of a time, the best by cosine within it; then come the turns beside each of them in the conversation. A
+method ranks what the first stage found.
 """
 
 from __future__ import annotations
