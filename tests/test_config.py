@@ -26,7 +26,7 @@ def test_defaults_need_nothing(place):
     root, _, environ = place
     settings = load_settings(environ=environ)
     assert settings.db == str(root / "data" / "recollect" / "memory.db")
-    assert (settings.user, settings.method, settings.embedder, settings.lm_model) == ("default", "episodic", None, None)
+    assert (settings.user, settings.method, settings.embedder, settings.lm_model) == ("default", None, None, None)
     assert set(settings.origins.values()) == {"default"}
     assert settings.files == ()
 

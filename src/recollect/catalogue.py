@@ -21,6 +21,7 @@ class System:
     home: str
     target: str  # "module:Class"
     claim: str  # module with `CLAIM`
+    method: str = ""  # "module:Class" of the store's method, for a system of another home that is one too
 
 
 SYSTEMS: tuple[System, ...] = (

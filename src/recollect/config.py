@@ -34,7 +34,7 @@ TEMPLATE = """\
 # db = "memory.db"                  # relative to this file; default: recollect/memory.db in your data folder
 # user = "default"                  # whose memory; a query never crosses users
 # agent = "assistant"               # the assistant that talks to the user, if there are several
-# method = "episodic"               # how memories are encoded and recalled
+# method = "episodic"               # how memories are encoded and recalled; default: what the database remembers
 
 [embedder]
 # name = "minilm"                   # or "hashing", "sentence-transformers:NAME", "fastembed:NAME", "openai:MODEL"
@@ -47,6 +47,7 @@ TEMPLATE = """\
 # api_key = "..."                   # better in the environment: RECOLLECT_LM_API_KEY
 # timeout_s = 60.0                  # for one request
 # max_retries = 3                   # after a busy server, a lost connection or a timeout
+# max_concurrency = 8               # requests under way at a time
 """
 
 
@@ -57,7 +58,7 @@ class Settings:
     db: str  # a path, or a URL such as postgresql://...
     user: str = "default"
     agent: str | None = None
-    method: str = "episodic"
+    method: str | None = None  # None: the one that the database remembers, `episodic` for a new one
     embedder: str | None = None  # None: minilm where it is installed, else hashing
     embedder_base_url: str | None = None
     embedder_api_key: str | None = field(default=None, repr=False)
@@ -66,6 +67,7 @@ class Settings:
     lm_api_key: str | None = field(default=None, repr=False)
     lm_timeout_s: float = 60.0
     lm_max_retries: int = 3
+    lm_max_concurrency: int = 8
     origins: Mapping[str, str] = field(default_factory=dict, repr=False)
     files: tuple[Path, ...] = ()  # the files that were read, the stronger first
 
@@ -84,6 +86,7 @@ _FIELDS: dict[str, tuple[str, str, type]] = {
     "lm_api_key": ("lm.api_key", "RECOLLECT_LM_API_KEY", str),
     "lm_timeout_s": ("lm.timeout_s", "RECOLLECT_LM_TIMEOUT_S", float),
     "lm_max_retries": ("lm.max_retries", "RECOLLECT_LM_MAX_RETRIES", int),
+    "lm_max_concurrency": ("lm.max_concurrency", "RECOLLECT_LM_MAX_CONCURRENCY", int),
 }
 _BY_PLACE = {place: name for name, (place, _, _) in _FIELDS.items()}
 _TABLES = sorted({place.split(".")[0] for place in _BY_PLACE if "." in place})
@@ -217,6 +220,8 @@ def _checked(name: str, value: Any, origin: str) -> Any:
         raise InvalidInput(f"{place}: {origin} gives {value}, but it must be above 0 seconds.")
     elif name == "lm_max_retries" and value < 0:
         raise InvalidInput(f"{place}: {origin} gives {value}, but it must be 0 or more.")
+    elif name == "lm_max_concurrency" and value < 1:
+        raise InvalidInput(f"{place}: {origin} gives {value}, but it must be 1 or more.")
     return value
 
 

@@ -437,7 +437,7 @@ def test_a_damaged_cache_is_found_and_mended(open_memory):
     run("UPDATE term_counts SET num_episodes = num_episodes + 1")
     run("INSERT INTO episodes_fts (episodes_fts, rowid, text) VALUES ('delete', 5, 'remark 4 about rivers')")
     run("PRAGMA foreign_keys = OFF")
-    run("INSERT INTO links VALUES ('ep_nobody', 'ep_noone', 'r', 1.0, '', 1)")
+    run("INSERT INTO links (source, target, relation, user) VALUES ('ep_nobody', 'ep_noone', 'r', 1)")
     report = memory.verify()
     assert {problem.name for problem in report.problems} == {
         "missing vectors",

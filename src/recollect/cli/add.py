@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from recollect.cli.common import Agent, Db, EmbedderName, Json, User, escape, opened, out, print_json, read_text, when
+from recollect.cli.common import (
+    Agent,
+    Db,
+    EmbedderName,
+    Json,
+    MethodName,
+    User,
+    escape,
+    opened,
+    out,
+    print_json,
+    read_text,
+    when,
+)
 from recollect.errors import InvalidInput
 from recollect.store.records import to_json
 
@@ -31,13 +44,14 @@ def run(
     user: User = None,
     agent: Agent = None,
     embedder: EmbedderName = None,
+    method: MethodName = None,
     json: Json = False,
 ) -> None:
     """Remember one thing that was said or written. It is durable when the command returns."""
     content = read_text(text)
     if lines and source_id:
         raise InvalidInput("source_id: cannot be one for many lines; leave out --lines or --source-id.")
-    with opened(db, user, agent, embedder, create=True) as memory:
+    with opened(db, user, agent, embedder, method=method, create=True, derive=True, quiet=json) as memory:
         if lines:
             items = [
                 {"text": line, "speaker": speaker, "session": session, "at": at}

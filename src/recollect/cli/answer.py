@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from recollect.cli.common import NOTHING_FOUND, Agent, Db, Json, User, escape, opened, out, print_json, when
+from recollect.cli.common import NOTHING_FOUND, Agent, Db, Json, MethodName, User, escape, opened, out, print_json, when
 
 EXAMPLES = 'Examples:  recollect answer "When did Ana move?"   |   recollect answer "Where does Ana live?" --at 2024-06-01 --json'
 
@@ -18,13 +18,14 @@ def run(
     db: Db = None,
     user: User = None,
     agent: Agent = None,
+    method: MethodName = None,
     json: Json = False,
 ) -> None:
     """Answer a question from what is remembered, quoting its evidence; says so when there is none.
 
     Uses the language model that is configured (see recollect doctor), else the built-in reader.
     """
-    with opened(db, user, agent, with_lm=True) as memory:
+    with opened(db, user, agent, method=method, with_lm=True, derive=True, quiet=json) as memory:
         answer = memory.answer(question, k, at=at)
     if json:
         print_json(answer.to_json())

@@ -18,6 +18,7 @@ from recollect.config import Settings, load_settings
 from recollect.errors import InvalidInput, RecollectError, StorageFailed, Unavailable
 
 if TYPE_CHECKING:
+    from recollect.store.derivation import DeriveReport
     from recollect.store.memory import Memory
 
 NOTHING_FOUND, BAD_INPUT, UNAVAILABLE, STORAGE_FAILED, INTERRUPTED = 1, 2, 3, 4, 130
@@ -42,6 +43,14 @@ EmbedderName = Annotated[
         "--embedder", help="minilm, hashing, sentence-transformers:NAME, openai:MODEL@URL.", rich_help_panel="Memory"
     ),
 ]
+MethodName = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        help="How memories are derived and recalled; see `recollect systems --home store`. The database remembers it.",
+        rich_help_panel="Memory",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
@@ -49,10 +58,14 @@ err = Console(stderr=True, highlight=False)
 
 
 def settings(
-    db: str | None = None, user: str | None = None, agent: str | None = None, embedder: str | None = None
+    db: str | None = None,
+    user: str | None = None,
+    agent: str | None = None,
+    embedder: str | None = None,
+    method: str | None = None,
 ) -> Settings:
     """The settings in force, options first."""
-    return load_settings(db=db, user=user, agent=agent, embedder=embedder)
+    return load_settings(db=db, user=user, agent=agent, embedder=embedder, method=method)
 
 
 @contextmanager
@@ -62,13 +75,21 @@ def opened(
     agent: str | None = None,
     embedder: str | None = None,
     *,
+    method: str | None = None,
     create: bool = False,
     with_lm: bool = False,
+    derive: bool = False,
+    quiet: bool = False,
 ) -> Iterator[Memory]:
-    """The memory that options and settings name. Without `create`, a file that does not exist is an error."""
-    from recollect.store.memory import Memory
+    """The memory that options and settings name. Without `create`, a file that does not exist is an error.
 
-    chosen = settings(db, user, agent, embedder)
+    derive: let the method read first what it has not read, with a progress bar unless `quiet`. A method that derives gets
+    the language model that is configured, as does, with `with_lm`, any.
+    """
+    from recollect.store.memory import Memory
+    from recollect.store.method import derives
+
+    chosen = settings(db, user, agent, embedder, method)
     path = Path(chosen.db)
     if not create and chosen.db != ":memory:" and not path.exists():
         raise InvalidInput(
@@ -76,11 +97,6 @@ def opened(
         )
     if create and chosen.origins.get("db") == "default":
         path.parent.mkdir(parents=True, exist_ok=True)
-    lm = None
-    if with_lm:
-        from recollect.lm import from_settings
-
-        lm = from_settings(chosen)
     name: Any = chosen.embedder
     if embedder is None and path.exists():
         name = None  # the database remembers its own
@@ -88,8 +104,26 @@ def opened(
         from recollect.store.embedders import embedder_from_settings
 
         name = embedder_from_settings(chosen)
-    with Memory(chosen.db, user=chosen.user, agent=chosen.agent, embedder=name, method=chosen.method, lm=lm) as memory:
+    with Memory(chosen.db, user=chosen.user, agent=chosen.agent, embedder=name, method=chosen.method) as memory:
+        if with_lm or derives(memory.method):
+            from recollect.lm import from_settings
+
+            memory.use_language_model(from_settings(chosen))
+        if derive and (count := memory.num_underived()):
+            with progress(f"Deriving for {memory.method.name}", count, show=not quiet) as advance:
+                tell(memory.derive(progress=advance))
         yield memory
+
+
+def tell(report: DeriveReport) -> None:
+    """Say on standard error what of a derivation is left to do, if anything."""
+    if report.stopped:
+        err.print(f"[yellow]Not all derived[/]: {escape(report.stopped)}")
+    if report.waiting:
+        err.print(
+            f"[yellow]{report.waiting} episodes could not be derived[/]; they are kept, and `recollect derive --retry` tries "
+            "them again."
+        )
 
 
 def print_json(value: Any) -> None:

@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from recollect.cli.common import Agent, Db, EmbedderName, Json, User, err, escape, opened, out, print_json, progress
+from recollect.cli.common import (
+    Agent,
+    Db,
+    EmbedderName,
+    Json,
+    MethodName,
+    User,
+    err,
+    escape,
+    opened,
+    out,
+    print_json,
+    progress,
+)
 from recollect.errors import InvalidInput
 from recollect.store.records import to_json
 
@@ -36,6 +49,7 @@ def run(
     user: User = None,
     agent: Agent = None,
     embedder: EmbedderName = None,
+    method: MethodName = None,
     json: Json = False,
 ) -> None:
     """Bring in conversations, notes or a diary, or restore an export. Twice adds nothing; an interrupted import goes on."""
@@ -54,7 +68,7 @@ def run(
         "question": question,
     }
     with (
-        opened(db, user, agent, embedder, create=True) as memory,
+        opened(db, user, agent, embedder, method=method, create=True, derive=True, quiet=json) as memory,
         progress(f"Importing {path.name}", show=not json) as advance,
     ):
         if format_ == "recollect" or (format_ is None and is_export(path)):

@@ -6,8 +6,21 @@ from typing import Annotated
 
 import typer
 
-from recollect.cli.common import NOTHING_FOUND, Agent, Db, Json, User, err, escape, opened, out, print_json, when
-from recollect.store.records import Hit
+from recollect.cli.common import (
+    NOTHING_FOUND,
+    Agent,
+    Db,
+    Json,
+    MethodName,
+    User,
+    err,
+    escape,
+    opened,
+    out,
+    print_json,
+    when,
+)
+from recollect.store.records import EPISODE, Hit
 
 EXAMPLES = (
     'Examples:  recollect recall "Where does Ana live?"   |   recollect recall "the trip" -k 3 --why'
@@ -31,10 +44,11 @@ def run(
     db: Db = None,
     user: User = None,
     agent: Agent = None,
+    method: MethodName = None,
     json: Json = False,
 ) -> None:
     """Find the memories that answer a query best."""
-    with opened(db, user, agent) as memory:
+    with opened(db, user, agent, method=method, derive=True, quiet=json) as memory:
         hits = memory.recall(
             query, k, at=at, before=before, after=after, session=session, speaker=speaker, kinds=kind or None
         )
@@ -53,7 +67,9 @@ def print_hit(number: int, hit: Hit, why: bool) -> None:
     """One hit for a person: who, when, what, and on demand the reasons as bars."""
     first, last = hit.excerpt or (0, len(hit.text))
     text = ("... " if first else "") + hit.text[first:last].strip() + (" ..." if last < len(hit.text) else "")
-    head = ", ".join(part for part in (hit.speaker, when(hit.at), hit.session) if part)
+    held = f"until {when(hit.valid_to)}" if hit.valid_to else None
+    kind = hit.kind if hit.kind != EPISODE else None
+    head = ", ".join(part for part in (kind, hit.speaker, when(hit.at), hit.session, held) if part)
     out.print(f"[bold]{number}.[/] [cyan]{escape(head)}[/]  [dim]{hit.id}[/]")
     out.print(f"   {escape(text)}")
     if why:

@@ -11,19 +11,21 @@ import json
 import os
 import tempfile
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from recollect.errors import Conflict, RecollectError, Unavailable
-from recollect.store import fulltext, late, lexical
+from recollect.store import fulltext, late, lexical, notes
 from recollect.store.embedders import Embedder, make_embedder
 from recollect.store.forgetting import scrub
 from recollect.store.fusion import Candidates, Query, without_names
 from recollect.store.method import Request
+from recollect.store.notes import NewNote
 from recollect.store.records import EPISODE
 from recollect.store.sqlite import TERM_DTYPE, VECTOR_DTYPE, Chunk, Database, Filter, NewEpisode
 from recollect.store.vectors import VectorIndex
@@ -52,6 +54,7 @@ class Engine:
     def __init__(self, path: str | os.PathLike[str], embedder: str | Embedder | None = None):
         self.db = Database(path)
         self._temporary: tempfile.TemporaryDirectory | None = None
+        self._note_chunks: OrderedDict[notes.View, tuple[int, np.ndarray]] = OrderedDict()
         try:
             self.embedder = self._choose_embedder(embedder)
             self.index = self._open_index()
@@ -145,6 +148,45 @@ class Engine:
         embed_chunks(self.embedder, [(chunk, text) for chunk in chunks])
         return chunks
 
+    @contextmanager
+    def writing_notes(self, items: Sequence[NewNote], *, tokens: bool = False) -> Iterator[None]:
+        """A transaction in which these notes can be written; their chunks are embedded before it.
+
+        tokens: whether token vectors are kept too, as for notes that the default method ranks among the episodes.
+        """
+        self.follow_embedder()
+        self._embed_notes(items, tokens)
+        with self.db.transaction():
+            if not self._is_current():
+                self.follow_embedder()
+                self._embed_notes(items, tokens)
+            yield
+
+    def _embed_notes(self, items: Sequence[NewNote], tokens: bool) -> None:
+        pairs = []
+        for item in items:
+            text = item.note.key or item.note.text
+            item.chunks = [Chunk(first, last) for first, last in self.embedder.split(text)]
+            pairs += [(chunk, text) for chunk in item.chunks]
+        try:
+            embed_chunks(self.embedder, pairs)
+        except Unavailable as error:
+            warnings.warn(f"stored without vectors, `recollect reindex` makes them later: {error}", stacklevel=4)
+        if not tokens:
+            for chunk, _ in pairs:
+                chunk.tokens = None
+
+    def embed(self, texts: Sequence[str], kind: Literal["document", "query"] = "document") -> np.ndarray:
+        """Unit vectors float32 (n, D) of texts; a text longer than the encoder reads gets the mean of its passages."""
+        spans = [self.embedder.split(text)[:MAX_CHUNKS_SCORED] or [(0, len(text))] for text in texts]
+        passages = [text[first:last] for text, parts in zip(texts, spans, strict=True) for first, last in parts]
+        if not passages:
+            return np.zeros((0, self.embedder.dim), np.float32)
+        vectors = np.asarray(self.embedder.embed(passages, kind).vectors, np.float32)
+        starts = np.cumsum([0, *(len(parts) for parts in spans[:-1])])
+        sums = np.add.reduceat(vectors, starts, axis=0)
+        return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
+
     def num_missing_vectors(self) -> int:
         """Chunks that have no embedding yet."""
         return self.db.rows("SELECT count(*) FROM chunks WHERE id NOT IN (SELECT chunk FROM embeddings)")[0][0]
@@ -154,7 +196,7 @@ class Engine:
         filled = False
         while True:
             rows = self.db.rows(
-                "SELECT c.id, c.first, c.last, coalesce(e.text, n.text) FROM chunks c LEFT JOIN episodes e ON e.seq = c.episode "
+                "SELECT c.id, c.first, c.last, coalesce(e.text, n.key, n.text) FROM chunks c LEFT JOIN episodes e ON e.seq = c.episode "
                 "LEFT JOIN notes n ON n.seq = c.note WHERE c.id NOT IN (SELECT chunk FROM embeddings) LIMIT 256"
             )
             if not rows:
@@ -242,7 +284,7 @@ class Engine:
     def _pool(self, query: Query, request: Request, window: Filter | None) -> Pool:
         kinds, filter_ = request.kinds, request.filter
         chosen: list[int] = []
-        notes: list[int] = []
+        found: list[int] = []
         hit_chunks: set[int] = set()
         if kinds is None or EPISODE in kinds:
             bare, _ = without_names(request.text, query.speakers)
@@ -255,35 +297,57 @@ class Engine:
                 rankings.append(list(dict.fromkeys(owner[id_] for id_ in ids.tolist() if owner.get(id_))))
             chosen = _fused(rankings)[: max(RERANKED, request.k)]
         if kinds is None or kinds - {EPISODE}:
-            notes = self._find_notes(query, request)
-        pool = self._load(query, chosen, filter_, notes, hit_chunks)
+            found = self._find_notes(query, request)
+        pool = self._load(query, chosen, filter_, found, hit_chunks)
         if filter_.speaker is not None:
             wanted = filter_.speaker.casefold()
             pool.eligible[:] = [name.casefold() == wanted for name in pool.candidates.speaker]
         return pool
 
     def _find_notes(self, query: Query, request: Request) -> list[int]:
-        """Rows of the notes to rank: the best by BM25, and all of them when they are few."""
-        if not self.db.rows("SELECT 1 FROM notes LIMIT 1"):
+        """Rows of the notes written by hand to rank: the best by cosine and by BM25."""
+        view = notes.View(request.filter, notes.BY_HAND, tuple(sorted((request.kinds or frozenset()) - {EPISODE})))
+        if not len(self.note_chunks(view)):
             return []
-        where, values = request.filter.sql("n")
-        where += " AND n.stale = 0"
-        kinds = sorted((request.kinds or frozenset()) - {EPISODE})
-        if kinds:
-            where += f" AND n.kind IN ({','.join('?' * len(kinds))})"
-            values += kinds
-        joined = "FROM notes n JOIN sessions s ON s.ref = n.session JOIN users u ON u.ref = s.user"
-        rows = self.db.rows(
-            f"SELECT c.id, c.note {joined} JOIN chunks c ON c.note = n.seq WHERE {where} ORDER BY c.id", values
-        )
-        if not rows:
-            return []
-        allowed = np.array([row[0] for row in rows], np.int64)
-        owner = dict(rows)
-        ids, _ = self.index.search(query.vector, FIRST_STAGE, allowed=allowed)
-        found = {owner[int(id_)] for id_ in ids}
-        found |= set(fulltext.search(self.db, request.text, request.filter, FIRST_STAGE, "notes")) & set(owner.values())
-        return sorted(found)
+        found = {row for row, _, _ in self._nearest_notes(query.vector, view, FIRST_STAGE)}
+        return sorted(found | set(fulltext.search_notes(self.db, request.text, view, FIRST_STAGE)))
+
+    def note_chunks(self, view: notes.View) -> np.ndarray:
+        """Sorted chunk ids of the notes of a view; kept for the last views and extended by what was added since."""
+        epoch = int(self.db.get_state("epoch") or 0)
+        known = self._note_chunks.get(view)
+        ids = known[1] if known and known[0] == epoch else np.empty(0, np.int64)
+        fresh = notes.chunk_ids(self.db, view, int(ids[-1]) if len(ids) else 0)
+        ids = np.concatenate([ids, fresh]) if len(fresh) else ids
+        self._note_chunks[view] = (epoch, ids)
+        self._note_chunks.move_to_end(view)
+        while len(self._note_chunks) > 8:
+            self._note_chunks.popitem(last=False)
+        return ids
+
+    def nearest_notes(self, vector: np.ndarray, view: notes.View, k: int) -> list[tuple[int, float, int]]:
+        """(note row, cosine, chunk) of the k notes of a view nearest to a unit vector (D,), best first, by best passage."""
+        while True:
+            self.follow_embedder()
+            self.sync_index()
+            with self.db.snapshot():
+                if self._is_current():
+                    return self._nearest_notes(vector, view, k)
+
+    def _nearest_notes(self, vector: np.ndarray, view: notes.View, k: int) -> list[tuple[int, float, int]]:
+        allowed = self.note_chunks(view)
+        found: dict[int, tuple[float, int]] = {}
+        wanted = k
+        while True:  # one note may hold several of the best passages
+            ids, scores = self.index.search(vector, wanted, allowed=allowed)
+            owner = dict(self.db.rows_in("SELECT id, note FROM chunks WHERE id IN ({})", ids.tolist()))
+            for id_, score in zip(ids.tolist(), scores.tolist(), strict=True):
+                if owner.get(id_) is not None:
+                    found.setdefault(owner[id_], (score, id_))
+            if len(found) >= k or len(ids) < wanted or wanted >= len(allowed):
+                break
+            wanted *= 4
+        return [(row, score, chunk) for row, (score, chunk) in list(found.items())[:k]]
 
     def _beside(self, chosen: Sequence[int], filter_: Filter) -> list[tuple]:
         """Rows of the chosen episodes and of the turns within NEIGHBOURS places, seen through the same filter's times."""
@@ -311,17 +375,17 @@ class Engine:
         return sorted(rows, key=lambda row: (row[1], row[2]))
 
     def _load(
-        self, query: Query, chosen: Sequence[int], filter_: Filter, notes: Sequence[int], hit_chunks: set[int]
+        self, query: Query, chosen: Sequence[int], filter_: Filter, by_hand: Sequence[int], hit_chunks: set[int]
     ) -> Pool:
         """Columns of the candidates, episodes by (session, position), then notes (their rows negated)."""
         rows = self._beside(chosen, filter_)
         first_stage = set(chosen)
-        note_rows = self.db.rows_in("SELECT seq, at, text, terms FROM notes WHERE seq IN ({})", notes)
+        note_rows = self.db.rows_in("SELECT seq, at, text, terms FROM notes WHERE seq IN ({})", by_hand)
         rows += [(-seq, -seq, 0, at, None, text, terms) for seq, at, text, terms in sorted(note_rows)]
         place = {row[0]: number for number, row in enumerate(rows)}
         chunk_rows = self.db.rows_in("SELECT id, episode FROM chunks WHERE episode IN ({})", [row[0] for row in rows])
         chunk_rows += [
-            (id_, -note) for id_, note in self.db.rows_in("SELECT id, note FROM chunks WHERE note IN ({})", notes)
+            (id_, -note) for id_, note in self.db.rows_in("SELECT id, note FROM chunks WHERE note IN ({})", by_hand)
         ]
         seen: dict[int, int] = {}
         owners, ids = [], []

@@ -17,16 +17,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recollect.store import lexical
+from recollect.store import lexical, notes
 from recollect.store.engine import Engine
 from recollect.store.fusion import Fusion
-from recollect.store.method import Request
-from recollect.store.records import EPISODE, Episode, Hit
+from recollect.store.hits import episode_hit, note_hit
+from recollect.store.method import Draft, Request, Scope
+from recollect.store.records import Episode, Hit
 from recollect.store.sqlite import Filter
 from recollect.store.timeline import query_window
+
+if TYPE_CHECKING:
+    from recollect.lm import LanguageModel
 
 
 @dataclass
@@ -39,6 +44,7 @@ class Episodic:
 
     without: str | None = None
     reads_time: bool = True
+    lm: LanguageModel | None = None  # not used
     name = "episodic"
     version = "1"
 
@@ -47,8 +53,9 @@ class Episodic:
         """The weights of the signals."""
         return Fusion.load(without=self.without)
 
-    def encode(self, engine: Engine, episodes: Sequence[Episode]) -> None:
+    def encode(self, engine: Engine, scope: Scope, episodes: Sequence[Episode]) -> Draft:
         """Nothing is derived: an episode is its own memory."""
+        return Draft()
 
     def recall(self, engine: Engine, request: Request) -> list[Hit]:
         """The k best records, best first; ties go to the newer one."""
@@ -67,7 +74,7 @@ class Episodic:
             if not pool.eligible[row]:
                 continue
             hits.append((seq, float(ranking.scores[row]), ranking.explain(int(row)), int(pool.chunk[row])))
-        return self._hits(engine, hits)
+        return self._hits(engine, request, hits)
 
     def _window(self, engine: Engine, request: Request) -> tuple[Filter | None, str]:
         """(the filter narrowed to the time that the query speaks of, None when it speaks of none; the query to rank by).
@@ -93,45 +100,15 @@ class Episodic:
             before = min(int(end.timestamp() * 1e6), before if before is not None else 2**62)
         return replace(request.filter, after=after, before=before), text if lexical.terms(text) else request.text
 
-    def _hits(self, engine: Engine, ranked: Sequence[tuple]) -> list[Hit]:
+    def _hits(self, engine: Engine, request: Request, ranked: Sequence[tuple]) -> list[Hit]:
+        """Hits for (row, negative for a note; score; why; chunk); what another process forgot a moment ago is left out."""
         episodes = engine.db.episodes([seq for seq, *_ in ranked if seq > 0])
-        notes = engine.db.notes([-seq for seq, *_ in ranked if seq < 0])
+        by_hand = notes.by_rows(engine.db, [-seq for seq, *_ in ranked if seq < 0], request.filter.until)
         spans = engine.spans([chunk for _, _, _, chunk in ranked if chunk])
         hits = []
         for seq, score, why, chunk in ranked:
-            if seq > 0:
-                episode = episodes.get(seq)
-                if episode is None:
-                    continue  # forgotten by another process a moment ago
-                span = spans.get(chunk)
-                hits.append(
-                    Hit(
-                        id=episode.id,
-                        kind=EPISODE,
-                        text=episode.text,
-                        at=episode.at,
-                        score=score,
-                        why=why,
-                        sources=(episode.id,),
-                        speaker=episode.speaker,
-                        session=episode.session,
-                        source_id=episode.source_id,
-                        meta=episode.meta,
-                        excerpt=span if span and span != (0, len(episode.text)) else None,
-                    )
-                )
-            elif -seq in notes:
-                note = notes[-seq]
-                hits.append(
-                    Hit(
-                        id=note.id,
-                        kind=note.kind,
-                        text=note.text,
-                        at=note.valid_from or note.recorded_at,
-                        score=score,
-                        why=why,
-                        sources=note.sources,
-                        meta=note.meta,
-                    )
-                )
+            if seq in episodes:
+                hits.append(episode_hit(episodes[seq], score, why, spans.get(chunk)))
+            elif -seq in by_hand:
+                hits.append(note_hit(by_hand[-seq], score, why))
         return hits

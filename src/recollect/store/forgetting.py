@@ -18,11 +18,17 @@ from typing import Any
 
 import numpy as np
 
+from recollect.store.notes import refresh_time
 from recollect.store.sqlite import BUSY_TIMEOUT_S, TERM_DTYPE, Database
 
 
-def delete(db: Database, seqs: Sequence[int], notes: Sequence[int] = ()) -> dict[str, Any]:
-    """Delete episodes, everything derived only from them, and the given notes; returns what went, for the receipt."""
+def delete(db: Database, seqs: Sequence[int], notes: Sequence[int] = (), *, scrub: bool = True) -> dict[str, Any]:
+    """Delete episodes, everything derived only from them, and the given notes; returns what went, for the receipt.
+
+    Of the notes that rest on other episodes too, those that each source alone carries stay; those that had taken the place
+    of older notes go as well, which brings the older ones back; the rest are flagged.
+    scrub: whether the bytes in the file's free space are to be looked after too (`scrub`).
+    """
     with db.transaction():
         doomed = db.rows_in(
             "SELECT e.seq, e.id, e.text, e.terms, s.user, e.speaker, e.source_id, e.meta, s.name, u.name "
@@ -36,9 +42,14 @@ def delete(db: Database, seqs: Sequence[int], notes: Sequence[int] = ()) -> dict
             if episode not in gone:
                 survivors.add(note)
         survivors -= set(notes)
-        notes = sorted(set(notes) | (set(touched) - survivors))
+        carried = dict(db.rows_in("SELECT seq, id FROM notes WHERE any_source = 1 AND seq IN ({})", survivors))
+        survivors -= set(carried)
+        survivors -= {
+            row[0] for row in db.rows_in("SELECT replaced_by FROM notes WHERE replaced_by IN ({})", survivors)
+        }
+        notes = sorted(set(notes) | (set(touched) - survivors - set(carried)))
         note_rows = db.rows_in(
-            "SELECT n.seq, n.id, n.text, n.kind, n.meta, s.user FROM notes n JOIN sessions s ON s.ref = n.session "
+            "SELECT n.seq, n.id, n.text, n.key, n.meta, s.user FROM notes n JOIN sessions s ON s.ref = n.session "
             "WHERE n.seq IN ({})",
             notes,
         )
@@ -71,12 +82,14 @@ def delete(db: Database, seqs: Sequence[int], notes: Sequence[int] = ()) -> dict
         db.count(counts, totals, voices, sign=-1)
         delete_fts = "INSERT INTO {0}_fts ({0}_fts, rowid, text, owner) VALUES ('delete', ?, ?, ?)"
         db.run_many(delete_fts.format("episodes"), ((row[0], row[2], f"u{row[4]}") for row in doomed))
-        db.run_many(delete_fts.format("notes"), ((row[0], row[2], f"u{row[5]}") for row in note_rows))
+        db.run_many(delete_fts.format("notes"), ((row[0], row[3] or row[2], f"u{row[5]}") for row in note_rows))
         db.run_many("DELETE FROM links WHERE source = ?", ((id_,) for id_ in ids))
         db.run_many("DELETE FROM links WHERE target = ?", ((id_,) for id_ in ids))
         db.run_many("DELETE FROM note_sources WHERE episode = ?", ((seq,) for seq in gone))
         db.run_many("UPDATE notes SET stale = 1 WHERE seq = ?", ((seq,) for seq in survivors))
         db.run_many("DELETE FROM notes WHERE seq = ?", ((seq,) for seq in notes))
+        for id_ in carried.values():
+            refresh_time(db, id_)
         db.run_many("DELETE FROM episodes WHERE seq = ?", ((seq,) for seq in gone))
         db.run(
             "DELETE FROM sessions WHERE NOT EXISTS (SELECT 1 FROM episodes e WHERE e.session = sessions.ref) "
@@ -86,10 +99,11 @@ def delete(db: Database, seqs: Sequence[int], notes: Sequence[int] = ()) -> dict
             "DELETE FROM users WHERE NOT EXISTS (SELECT 1 FROM sessions s WHERE s.user = users.ref) "
             "AND NOT EXISTS (SELECT 1 FROM links l WHERE l.user = users.ref)"
         )
-        db.set_state("epoch", str(int(db.get_state("epoch") or 0) + 1))
+        db.bump_epoch()
         pending = json.loads(db.get_state("erase") or "[]") + chunks
         db.set_state("erase", json.dumps(pending) if pending else None)
-        db.set_state("scrub", "1")
+        if scrub:
+            db.set_state("scrub", "1")
         names = {name for row in doomed for name in (row[5], row[8], row[9]) if name} - _names(db)
     return {
         "episodes": [row[1] for row in doomed],
@@ -100,7 +114,7 @@ def delete(db: Database, seqs: Sequence[int], notes: Sequence[int] = ()) -> dict
         "num_token_vectors": sum(row[1] for row in embedded),
         "num_index_entries": len(doomed) + len(note_rows),
         "traces": [text for row in doomed for text in (row[2], row[6], row[7]) if text]
-        + [text for row in note_rows for text in (row[2], row[4]) if text]
+        + [text for row in note_rows for text in row[2:5] if text]
         + sorted(names),
     }
 

@@ -14,42 +14,54 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recollect.store import lexical
+from recollect.store import lexical, notes
 from recollect.store.sqlite import Database, Filter
 
 EXACT_POSTINGS = 4_000
 MAX_POSTINGS = 20_000
 
 
-def search(db: Database, text: str, filter_: Filter, limit: int, table: str = "episodes") -> list[int]:
-    """Rows of `table` that match any word of a text and that the filter lets through, best first, at most `limit`."""
-    match = lexical.fts_query(text)
-    found = db.rows("SELECT ref FROM users WHERE name = ?", (filter_.user,)) if match else []
-    if not found:
+def search(db: Database, text: str, filter_: Filter, limit: int) -> list[int]:
+    """Rows of the episodes that match any word of a text and that the filter lets through, best first, at most `limit`."""
+    match, owner = lexical.fts_query(text), _owner(db, filter_.user)
+    if not match or owner is None:
         return []
-    owner = "" if db.only_user() == filter_.user else f'owner: "u{found[0][0]}" AND '
     words = match.split(" OR ")
-    if filter_.whole_user and table == "episodes":
+    if filter_.whole_user:
         ids = {word: lexical.term_id(stem) for word in words for stem in lexical.terms(word)[:1]}
         counts = db.document_frequency(filter_.user, ids.values())
         common = {word: counts.get(ids[word], 0) if word in ids else 0 for word in words}
         if sum(common.values()) > EXACT_POSTINGS:
             return _by_coverage(db, common, owner, limit)
-        return [row[0] for row in db.rows(_EXACT.format(table), (f"{owner}text: ({match})", limit))]
-    alias = table[0]
-    where, values = filter_.sql(alias)
+        return [row[0] for row in db.rows(_EXACT, (f"{owner}text: ({match})", limit))]
+    where, values = filter_.sql("e")
     return [
-        row[0]
-        for row in db.rows(
-            f"SELECT f.rowid FROM {table}_fts f CROSS JOIN {table} {alias} ON {alias}.seq = f.rowid "
-            f"JOIN sessions s ON s.ref = {alias}.session JOIN users u ON u.ref = s.user "
-            f"WHERE {table}_fts MATCH ? AND {where} ORDER BY f.rank LIMIT ?",
-            [f"{owner}text: ({match})", *values, limit],
-        )
+        row[0] for row in db.rows(_JOINED.format("episodes", "e", where), [f"{owner}text: ({match})", *values, limit])
     ]
 
 
-_EXACT = "SELECT rowid FROM {0}_fts WHERE {0}_fts MATCH ? ORDER BY rank LIMIT ?"
+def search_notes(db: Database, text: str, view: notes.View, limit: int) -> list[int]:
+    """Rows of the notes of a view whose key matches any word of a text, best first by BM25, at most `limit`."""
+    match, owner = lexical.fts_query(text), _owner(db, view.filter.user)
+    if not match or owner is None:
+        return []
+    where, values = view.sql()
+    return [row[0] for row in db.rows(_JOINED.format("notes", "n", where), [f"{owner}text: ({match})", *values, limit])]
+
+
+def _owner(db: Database, user: str) -> str | None:
+    """What narrows a full-text expression to one user: "" where there is no other; None for a user without records."""
+    found = db.rows("SELECT ref FROM users WHERE name = ?", (user,))
+    if not found:
+        return None
+    return "" if db.only_user() == user else f'owner: "u{found[0][0]}" AND '
+
+
+_EXACT = "SELECT rowid FROM episodes_fts WHERE episodes_fts MATCH ? ORDER BY rank LIMIT ?"
+_JOINED = (
+    "SELECT f.rowid FROM {0}_fts f CROSS JOIN {0} {1} ON {1}.seq = f.rowid JOIN sessions s ON s.ref = {1}.session "
+    "JOIN users u ON u.ref = s.user WHERE {0}_fts MATCH ? AND {2} ORDER BY f.rank LIMIT ?"
+)
 
 
 def _by_coverage(db: Database, common: dict[str, int], owner: str, limit: int) -> list[int]:

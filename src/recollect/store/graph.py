@@ -16,6 +16,8 @@ from importlib.util import find_spec
 
 import numpy as np
 
+from recollect.store.sqlite import Database
+
 
 def pagerank(
     sources: np.ndarray,
@@ -64,3 +66,20 @@ def pagerank_by_hand(
         np.add.at(arriving, targets[moving], visits[sources[moving]] * weights[moving] / leaving[sources[moving]])
         visits = damping * (arriving + visits[leaving <= 0].sum() * start) + (1 - damping) * start
     return visits
+
+
+def related(db: Database, user: str, id_: str, k: int) -> list[tuple[str, float]]:
+    """(id, share of a random walk's visits) of the k records that a user's links lead to from one, followed both ways."""
+    links = db.rows(
+        "SELECT source, target, weight FROM links l JOIN users u ON u.ref = l.user WHERE u.name = ? AND weight > 0",
+        (user,),
+    )
+    names = sorted({id_, *(end for link in links for end in link[:2])})
+    nodes = {name: number for number, name in enumerate(names)}
+    one, other = (np.array([nodes[link[end]] for link in links], np.int64) for end in (0, 1))
+    weights = np.array([link[2] for link in links] * 2, np.float64)
+    seeds = np.zeros(len(nodes))
+    seeds[nodes[id_]] = 1
+    visits = pagerank(np.concatenate([one, other]), np.concatenate([other, one]), weights, seeds)
+    order = [row for row in np.argsort(-visits, kind="stable") if visits[row] > 1e-12 and names[row] != id_][:k]
+    return [(names[row], float(visits[row])) for row in order]

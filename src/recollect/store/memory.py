@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import secrets
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +14,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recollect.errors import Conflict, InvalidInput, NotFound
-from recollect.store import forgetting, fulltext, lexical
+from recollect.lm.meter import Metered
+from recollect.store import derivation, figures, forgetting, fulltext, graph, lexical, notes
+from recollect.store.checks import (
+    MAX_NAME_CHARS,
+    MAX_TEXT_CHARS,
+    check_k,
+    checked_meta,
+    checked_name,
+    checked_text,
+    episode_key,
+    new_id,
+    query_text,
+)
+from recollect.store.derivation import Consolidation, DeriveReport, Run
 from recollect.store.engine import Engine
-from recollect.store.graph import pagerank
-from recollect.store.method import Method, Request, make_method
+from recollect.store.figures import Stats
+from recollect.store.method import DEFAULT_METHOD, Method, Request, Scope, make_method, method_targets
+from recollect.store.notes import NewNote
 from recollect.store.records import (
     DEFAULT_USER,
     EPISODE,
@@ -41,11 +53,8 @@ if TYPE_CHECKING:
     from recollect.lm import LanguageModel
     from recollect.store.embedders import Embedder
 
-MAX_TEXT_CHARS = 64 * 2**20
-MAX_NAME_CHARS = 1000
-MAX_META_CHARS = 2**20
-MAX_K = 10_000
 Time = str | date | datetime
+REST_S = 60.0  # after a language model was out of reach
 Progress = Callable[[int], None]  # called with the number of items just done
 
 
@@ -73,30 +82,6 @@ class History:
         return to_json(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """Figures of a memory, for the user that it is bound to, and of its files."""
-
-    num_episodes: int
-    num_notes: int
-    num_links: int
-    num_sessions: int
-    first_at: datetime | None
-    last_at: datetime | None
-    speakers: Mapping[str, int]
-    embedder: str
-    method: str
-    num_missing_vectors: int
-    index_note: str | None  # what would make searching faster, if anything
-    database_bytes: int  # of the whole file, all users
-    index_bytes: int
-    bytes_per_episode: float  # (database + index) / episodes of all users
-
-    def to_json(self) -> dict[str, Any]:
-        """These figures as plain JSON values."""
-        return to_json(self)
-
-
 def open(
     path: str | os.PathLike[str] = ":memory:",
     *,
@@ -113,8 +98,10 @@ def open(
     agent: narrows reads to, and marks writes as, one agent's.
     embedder: "minilm", "hashing", "sentence-transformers:NAME", "fastembed:NAME", "openai:MODEL@BASE_URL" or an instance;
         None takes the one that the database remembers, for a new one MiniLM where it is installed, else hashing.
-    method: "episodic" (default) or an instance.
-    lm: a language model for `answer`; without one the built-in extractive reader answers.
+    method: a name, see `recollect systems --home store`, or an instance; None takes the one that the database remembers,
+        for a new one "episodic". The database remembers a name that is given. What another method derived is kept; what this
+        one has still to derive is derived before the next recall, or by `derive`, which shows progress.
+    lm: a language model for `answer` and for the steps of methods; without one the built-in reader and analyst do them.
 
     Raises InvalidInput, Conflict (another embedder made the vectors), StorageFailed or Unavailable.
     """
@@ -134,15 +121,19 @@ class Memory:
         method: str | Method | None = None,
         lm: LanguageModel | None = None,
     ):
-        self.user = _name(user, "user") or DEFAULT_USER
-        self.agent = _name(agent, "agent")
-        self.method = make_method(method)
-        self.lm = lm
+        self.user = checked_name(user, "user") or DEFAULT_USER
+        self.agent = checked_name(agent, "agent")
         if os.fspath(path) != ":memory:" and not os.fspath(path):
             raise InvalidInput("path: is empty; give the name of a file.")
         if str(path).startswith(("postgres://", "postgresql://")):
             raise InvalidInput("path: PostgreSQL is not supported by this version; give the name of a file.")
+        self.lm: Metered | None = Metered(lm) if lm is not None else None
+        make_method(method)  # an unknown name is told before a file is made
         self.engine = Engine(path, embedder)
+        self.method = make_method(method if method is not None else self._remembered_method(), self.lm)
+        if isinstance(method, str):
+            self._remember_method(method)
+        self._rests_until = 0.0  # no deriving before this time (monotonic), after the language model was out of reach
 
     def __enter__(self) -> Memory:
         return self
@@ -153,6 +144,21 @@ class Memory:
     def close(self) -> None:
         """Close the files. What was added is already durable."""
         self.engine.close()
+
+    def use_language_model(self, lm: LanguageModel | None) -> None:
+        """Take up a language model, or none, for `answer` and for the steps of the method."""
+        self.lm = Metered(lm) if lm is not None else None
+        self.method.lm = self.lm
+
+    def _remembered_method(self) -> str:
+        """The method that the database was last opened with by name."""
+        name = self.engine.db.get_state("method") or DEFAULT_METHOD
+        return name if name in method_targets() else DEFAULT_METHOD
+
+    def _remember_method(self, name: str) -> None:
+        db = self.engine.db
+        if not db.read_only and (db.get_state("method") or DEFAULT_METHOD) != name:
+            db.set_state("method", name)
 
     # Writing
 
@@ -225,12 +231,12 @@ class Memory:
             raise InvalidInput(
                 f"{min(unknown)}: unknown field; known are text, speaker, session, at, source_id and meta."
             )
-        text = _text(item.get("text"), "text", MAX_TEXT_CHARS)
+        text = checked_text(item.get("text"), "text", MAX_TEXT_CHARS)
         now = datetime.now().astimezone()
         at = parse_time(item["at"]) if item.get("at") is not None else now
-        speaker = _name(item.get("speaker"), "speaker")
-        session = _name(item.get("session"), "session")
-        source_id = _name(item.get("source_id"), "source_id")
+        speaker = checked_name(item.get("speaker"), "speaker")
+        session = checked_name(item.get("session"), "session")
+        source_id = checked_name(item.get("source_id"), "source_id")
         episode = Episode(
             id="ep_" + new_id(now),
             text=text,
@@ -241,7 +247,7 @@ class Memory:
             user=self.user,
             agent=self.agent,
             source_id=source_id,
-            meta=_meta(item.get("meta")),
+            meta=checked_meta(item.get("meta")),
         )
         return NewEpisode(episode, episode_key(episode), lexical.term_ids(text))
 
@@ -255,8 +261,23 @@ class Memory:
                 )
         fresh = [item for item in items if item.key not in stored]
         added = self.engine.write(fresh) if fresh else 0
-        self.method.encode(self.engine, [item.episode for item in fresh])
+        if added:
+            self._catch_up()
         return added
+
+    def _catch_up(self) -> None:
+        """Let the method read what it has not read; when its language model is out of reach, say so and rest a minute."""
+        db = self.engine.db
+        if db.read_only or time.monotonic() < self._rests_until or not derivation.is_behind(db, self.method, self.user):
+            return
+        self._after(derivation.derive(self.engine, self.method, self.user))
+
+    def _after(self, report: DeriveReport) -> DeriveReport:
+        self._rests_until = 0.0
+        if report.stopped:
+            self._rests_until = time.monotonic() + REST_S
+            warnings.warn(f"kept, but not all derived by {self.method.name}: {report.stopped}", stacklevel=4)
+        return report
 
     def note(
         self,
@@ -284,26 +305,33 @@ class Memory:
             raise InvalidInput("valid_to: is earlier than valid_from.")
         note = Note(
             id="no_" + new_id(now),
-            kind=_text(kind, "kind", MAX_NAME_CHARS),
-            text=_text(text, "text", MAX_TEXT_CHARS),
-            method=_text(method, "method", MAX_NAME_CHARS),
-            method_version=_text(method_version, "method_version", MAX_NAME_CHARS),
+            kind=checked_text(kind, "kind", MAX_NAME_CHARS),
+            text=checked_text(text, "text", MAX_TEXT_CHARS),
+            method=checked_text(method, "method", MAX_NAME_CHARS),
+            method_version=checked_text(method_version, "method_version", MAX_NAME_CHARS),
             sources=tuple(dict.fromkeys(sources)),
             recorded_at=now,
             valid_from=start,
             valid_to=end,
-            meta=_meta(meta),
+            meta=checked_meta(meta),
         )
-        chunks = self.engine.embed_text(note.text)
-        self.engine.db.insert_note(note, self.user, self.agent, lexical.term_ids(note.text), chunks)
-        return note
+        if note.method in method_targets():
+            raise InvalidInput(
+                f"method: {note.method!r} derives its notes itself; give the name of what wrote this one."
+            )
+        item = NewNote(note, self.agent)
+        with self.engine.writing_notes([item], tokens=True):
+            notes.insert(self.engine.db, [item], self.user)
+        kept = self.get(note.id)
+        assert isinstance(kept, Note)
+        return kept
 
     def link(self, source: str, target: str, relation: str, *, weight: float = 1.0, method: str = "user") -> Link:
         """Join two records of this user (episodes or notes); an existing link gets the new weight."""
         if not isinstance(weight, int | float) or not np.isfinite(weight):
             raise InvalidInput(f"weight: {weight!r:.40} is not a finite number.")
-        link = Link(source, target, _text(relation, "relation", MAX_NAME_CHARS), float(weight), method)
-        self.engine.db.insert_links([link], self.user)
+        link = Link(source, target, checked_text(relation, "relation", MAX_NAME_CHARS), float(weight), method)
+        notes.insert_links(self.engine.db, [link], self.user)
         return link
 
     # Reading
@@ -327,13 +355,14 @@ class Memory:
         session, speaker: only these. kinds: only these, such as {"episode", "fact"}; None is all.
         Raises InvalidInput, naming the field.
         """
-        _check_k(k)
+        check_k(k)
         text = query_text(query)
         if isinstance(kinds, str):
             kinds = [kinds]
         filter_ = self._filter(at=at, before=before, after=after, session=session, speaker=speaker)
         asked_at = parse_time(at) if at is not None else datetime.now().astimezone()
         request = Request(text, k, asked_at, filter_, frozenset(kinds) if kinds is not None else None)
+        self._catch_up()
         return self.method.recall(self.engine, request)
 
     def _filter(
@@ -352,8 +381,8 @@ class Memory:
         return Filter(
             user=self.user,
             agent=self.agent,
-            session=_name(session, "session"),
-            speaker=_name(speaker, "speaker"),
+            session=checked_name(session, "session"),
+            speaker=checked_name(speaker, "speaker"),
             until=None if at is None else to_micros(parse_time(at))[0],
             after=first,
             before=end,
@@ -371,12 +400,15 @@ class Memory:
         hits = self.recall(question, k, at=at)
         reader = LanguageModelReader(self.lm) if self.lm is not None else ExtractiveReader()
         answer = reader.read(query_text(question), hits, asked_at)
-        return Answer(**{**_fields(answer), "hits": tuple(hits), "seconds": time.perf_counter() - start})
+        answer = replace(answer, hits=tuple(hits), seconds=time.perf_counter() - start)
+        if at is None and not answer.abstained and not self.engine.db.read_only:
+            derivation.learn(self.engine, self.method, Scope(self.user, self.agent), question, answer)
+        return answer
 
     def get(self, id_: str) -> Episode | Note:
         """One record by its id. Raises NotFound."""
         if str(id_).startswith("no_"):
-            for note in self.engine.db.notes_where(self._filter(), "AND n.id = ?", (id_,)).values():
+            for note in notes.where(self.engine.db, self._filter(), "AND n.id = ?", (id_,)).values():
                 return note
             raise NotFound(f"id: there is no note {id_!r:.60} of this user.")
         return self._get_episode(id_)
@@ -392,11 +424,12 @@ class Memory:
         Raises NotFound.
         """
         record, db = self.get(id_), self.engine.db
-        links = tuple(db.links_of(id_, self.user))
+        links = tuple(notes.links_of(db, id_, self.user))
         if isinstance(record, Note):
             sources = [self._get_episode(source) for source in record.sources]
             return History(record, (), tuple(sources), links, (), ())
-        derived = db.notes_where(
+        derived = notes.where(
+            db,
             self._filter(),
             "AND n.seq IN (SELECT note FROM note_sources ns JOIN episodes e ON e.seq = ns.episode WHERE e.id = ?)",
             (id_,),
@@ -420,23 +453,9 @@ class Memory:
 
         Links are followed both ways (personalised PageRank, see `graph.py`). Raises NotFound and InvalidInput.
         """
-        _check_k(k)
+        check_k(k)
         self.get(id_)
-        links = self.engine.db.rows(
-            "SELECT source, target, weight FROM links l JOIN users u ON u.ref = l.user WHERE u.name = ? AND weight > 0",
-            (self.user,),
-        )
-        nodes = {
-            name: number for number, name in enumerate(sorted({id_, *(end for link in links for end in link[:2])}))
-        }
-        one, other = (np.array([nodes[link[end]] for link in links], np.int64) for end in (0, 1))
-        weights = np.array([link[2] for link in links] * 2, np.float64)
-        seeds = np.zeros(len(nodes))
-        seeds[nodes[id_]] = 1
-        visits = pagerank(np.concatenate([one, other]), np.concatenate([other, one]), weights, seeds)
-        names = list(nodes)
-        order = [row for row in np.argsort(-visits, kind="stable") if visits[row] > 1e-12 and names[row] != id_][:k]
-        return [(self.get(names[row]), float(visits[row])) for row in order]
+        return [(self.get(name), visits) for name, visits in graph.related(self.engine.db, self.user, id_, k)]
 
     def episodes(
         self,
@@ -453,45 +472,41 @@ class Memory:
 
     def stats(self) -> Stats:
         """Figures of this memory."""
-        db = self.engine.db
-        where, values = self._filter().sql("e")
-        joined = "FROM episodes e JOIN sessions s ON s.ref = e.session JOIN users u ON u.ref = s.user"
-        count, sessions = db.rows(
-            f"SELECT count(*), count(DISTINCT CASE WHEN s.name <> '' THEN s.ref END) {joined} WHERE {where}", values
-        )[0]
-        ends = db.rows(f"SELECT e.seq {joined} WHERE {where} ORDER BY e.at LIMIT 1", values)
-        ends += db.rows(f"SELECT e.seq {joined} WHERE {where} ORDER BY e.at DESC LIMIT 1", values)
-        edge = db.episodes([row[0] for row in ends])
-        speakers = db.rows(
-            f"SELECT e.speaker, count(*) {joined} WHERE {where} AND e.speaker IS NOT NULL GROUP BY 1 ORDER BY 2 DESC LIMIT 100",
-            values,
-        )
-        where, values = self._filter().sql("n")
-        notes = db.rows(
-            f"SELECT count(*) FROM notes n JOIN sessions s ON s.ref = n.session JOIN users u ON u.ref = s.user WHERE {where}",
-            values,
-        )[0][0]
-        links = db.rows("SELECT count(*) FROM links l JOIN users u ON u.ref = l.user WHERE u.name = ?", (self.user,))[
-            0
-        ][0]
-        everyone = db.rows("SELECT count(*) FROM episodes")[0][0]
-        database_bytes, index_bytes = db.size_bytes(), self.engine.index.size_bytes()
-        return Stats(
-            num_episodes=count,
-            num_notes=notes,
-            num_links=links,
-            num_sessions=sessions,
-            first_at=edge[ends[0][0]].at if ends else None,
-            last_at=edge[ends[1][0]].at if ends else None,
-            speakers=dict(speakers),
-            embedder=self.engine.embedder.name,
-            method=self.method.name,
-            num_missing_vectors=self.engine.num_missing_vectors(),
-            index_note=self.engine.index.note,
-            database_bytes=database_bytes,
-            index_bytes=index_bytes,
-            bytes_per_episode=(database_bytes + index_bytes) / max(everyone, 1),
-        )
+        return figures.stats(self.engine, self.method, self._filter())
+
+    # Deriving
+
+    def derive(self, *, again: bool = False, retry: bool = False, progress: Progress | None = None) -> DeriveReport:
+        """Let the method read the episodes that it has not read; resumable, each batch is durable when done.
+
+        again: forget first what it had derived for this user, so that all is made anew, such as with a language model now.
+        retry: try again the episodes whose derivation failed. progress: called with the number of episodes just read.
+        """
+        if again:
+            derivation.reset(self.engine, self.method.name, self.user)
+        return self._after(derivation.derive(self.engine, self.method, self.user, retry=retry, progress=progress))
+
+    def num_underived(self) -> int:
+        """How many episodes of this user the method has still to read."""
+        return derivation.num_pending(self.engine.db, self.method, self.user)
+
+    def consolidate(self, *, dry_run: bool = False) -> Consolidation:
+        """Let the method tidy its notes: merge, revise, close. One transaction that `undo` takes back; sources stay.
+
+        What had failed to derive is tried again first. dry_run: only say what would change.
+        Raises Unavailable when the language model cannot be reached.
+        """
+        if not dry_run:
+            self.derive(retry=True)
+        return derivation.consolidate(self.engine, self.method, self.user, self.agent, dry_run)
+
+    def consolidations(self) -> list[Run]:
+        """The consolidations that stand, newest first."""
+        return derivation.runs(self.engine.db, self.user)
+
+    def undo(self, run: int | None = None) -> list[Run]:
+        """Undo a consolidation (default: the last), and those that its method did after it. Raises NotFound."""
+        return derivation.undo(self.engine, self.user, run)
 
     # Forgetting
 
@@ -521,10 +536,10 @@ class Memory:
                 f"forget: give exactly one of ids, session, user, before or query; got {', '.join(given) or 'none'}."
             )
         db = self.engine.db
-        seqs, notes = self._chosen(ids, session, user, before, query)
+        seqs, note_rows = self._chosen(ids, session, user, before, query)
         if dry_run:
             found = db.episodes(seqs)
-            kept = db.notes(notes)
+            kept = notes.by_rows(db, note_rows)
             return _receipt(
                 {
                     "episodes": [found[seq].id for seq in seqs if seq in found],
@@ -532,9 +547,10 @@ class Memory:
                 },
                 [],
             )
-        gone = forgetting.delete(db, seqs, notes)
+        gone = forgetting.delete(db, seqs, note_rows)
+        traces = gone["traces"] + derivation.rederive_flagged(self.engine, self.method, self.user)
         files = self.engine.finish_erasing()
-        complete = forgetting.scrub(db, gone["traces"])
+        complete = forgetting.scrub(db, traces)
         return _receipt(gone, files, complete)
 
     def _chosen(self, ids: Any, session: Any, user: Any, before: Any, query: Any) -> tuple[list[int], list[int]]:
@@ -554,7 +570,7 @@ class Memory:
                     f"user: this memory is bound to {self.user!r:.60}; open it for the user to be forgotten."
                 )
             whole = Filter(self.user)
-            return [seq for seq, _ in db.episodes_where(whole)], list(db.notes_where(whole))
+            return [seq for seq, _ in db.episodes_where(whole)], list(notes.where(db, whole))
         if query is not None:
             if not fulltext.phrase_of_all(query_text(query)):
                 raise InvalidInput("query: holds no words to look for.")
@@ -587,83 +603,8 @@ class Memory:
         return verify(self.engine, repair)
 
 
-def episode_key(episode: Episode) -> bytes:
-    """What makes an episode the same: its scope, its source id or else its content, and its time.
-
-    A time that was not given (it equals the time of recording) does not count beside a source id.
-    """
-    content = [episode.source_id] if episode.source_id else ["", episode.speaker, episode.text]
-    given = not episode.source_id or episode.at != episode.recorded_at
-    when = to_micros(episode.at)[0] if given else None
-    identity = [episode.user, episode.agent, episode.session, content, when]
-    return hashlib.sha256(json.dumps(identity).encode()).digest()[:16]
-
-
-def query_text(query: Any) -> str:
-    """A query as clean text: lone surrogates replaced, NULs gone. Raises InvalidInput when it is empty or not text."""
-    if not isinstance(query, str):
-        raise InvalidInput(f"query: expected text, got {type(query).__name__}.")
-    text = query.encode("utf-8", "replace").decode().replace("\0", " ").strip()
-    if not text:
-        raise InvalidInput("query: is empty.")
-    return text
-
-
-def _check_k(k: Any) -> None:
-    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= MAX_K:
-        raise InvalidInput(f"k: expected a whole number from 1 to {MAX_K}, got {k!r:.40}.")
-
-
-def _text(value: Any, name: str, max_chars: int) -> str:
-    if not isinstance(value, str):
-        raise InvalidInput(f"{name}: expected text, got {type(value).__name__}.")
-    if not value.strip():
-        raise InvalidInput(f"{name}: is empty.")
-    if len(value) > max_chars:
-        raise InvalidInput(f"{name}: has {len(value)} characters; the limit is {max_chars}.")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInput(
-            f"{name}: character {error.start} is half of a surrogate pair, which is not valid Unicode; replace it."
-        ) from None
-    return value
-
-
-def _name(value: Any, name: str) -> str | None:
-    return None if value is None else _text(value, name, MAX_NAME_CHARS)
-
-
-def _meta(value: Any) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise InvalidInput(f"meta: expected a mapping, got {type(value).__name__}.")
-    try:
-        text = json.dumps(dict(value), allow_nan=False, ensure_ascii=False)
-        text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidInput(f"meta: cannot be written as JSON ({error}).") from None
-    if len(text) > MAX_META_CHARS:
-        raise InvalidInput(f"meta: is {len(text)} characters as JSON; the limit is {MAX_META_CHARS}.")
-    return json.loads(text)
-
-
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
-
-
-def new_id(now: datetime) -> str:
-    """26 characters, sortable by time: 48 bits of milliseconds and 80 random bits (the layout of a ULID)."""
-    number = (int(now.timestamp() * 1000) & (2**48 - 1)) << 80 | secrets.randbits(80)
-    return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
-
-
 def _pairs(**values: Any) -> list[tuple[str, Any]]:
     return list(values.items())
-
-
-def _fields(record: Any) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in record.__dataclass_fields__}
 
 
 def _receipt(gone: Mapping[str, Any], files: Sequence[str], complete: bool = True) -> Receipt:

@@ -47,6 +47,11 @@ class Note:
     valid_from: datetime | None = None  # when what it says became true
     valid_to: datetime | None = None  # when it ceased to be true; None while it holds
     meta: Mapping[str, Any] = field(default_factory=dict)
+    key: str | None = None  # what it is embedded and searched by, where that is not its text
+    any_source: bool = False  # each source alone carries it, as with a fact that was said twice
+    replaced_by: str | None = None  # the note that took its place; such a note is kept, and recalled only as of before
+    closed_by: str | None = None  # the note that ended its validity, from whose time `valid_to` is then taken
+    at: datetime | None = None  # since when it is known; set by the store: the time of its newest source, or the oldest
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,8 @@ class Hit:
     source_id: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     excerpt: tuple[int, int] | None = None  # characters of the best passage, when the text is long
+    valid_from: datetime | None = None  # of a note: since when it holds, where that is known
+    valid_to: datetime | None = None  # of a note: until when it held; None while it holds
 
     def to_json(self) -> dict[str, Any]:
         """This hit as plain JSON values, times in ISO 8601."""

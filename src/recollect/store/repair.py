@@ -20,6 +20,7 @@ from recollect.store.sqlite import TERM_DTYPE, Chunk, Database
 
 Progress = Callable[[int], None]
 BATCH = 256
+_SEARCHED = {"episodes": "text", "notes": "coalesce(key, text)"}  # what a record is found by
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +196,7 @@ def _rechunk(engine: Engine) -> None:
     db = engine.db
     for table, owner in (("episodes", "episode"), ("notes", "note")):
         for seq, text in db.rows(
-            f"SELECT seq, text FROM {table} WHERE seq NOT IN (SELECT {owner} FROM chunks WHERE {owner} > 0)"
+            f"SELECT seq, {_SEARCHED[table]} FROM {table} WHERE seq NOT IN (SELECT {owner} FROM chunks WHERE {owner} > 0)"
         ):
             db.insert_chunks(owner, seq, engine.embed_text(text))
 
@@ -227,7 +228,10 @@ def reindex(engine: Engine, embedder: str | Embedder | None = None, progress: Pr
             pass
         db.run("DELETE FROM chunks")
         db.run("INSERT INTO chunks SELECT id, episode, note, first, last FROM next_chunks")
-        db.run("INSERT INTO embeddings SELECT id, vector, tokens FROM next_chunks")
+        db.run(
+            "INSERT INTO embeddings SELECT c.id, c.vector, CASE WHEN n.method IN (SELECT method FROM derivations) THEN NULL "
+            "ELSE c.tokens END FROM next_chunks c LEFT JOIN notes n ON n.seq = c.note"
+        )
         db.run("DELETE FROM next_chunks")
         db.set_state("reindex", None)
         db.set_state("erase", None)
@@ -247,7 +251,9 @@ def reindex(engine: Engine, embedder: str | Embedder | None = None, progress: Pr
 def _reterm(db: Database, table: str) -> None:
     """Write the hashed stems of every text anew."""
     last = 0
-    while rows := db.rows(f"SELECT seq, text FROM {table} WHERE seq > ? ORDER BY seq LIMIT 5000", (last,)):
+    while rows := db.rows(
+        f"SELECT seq, {_SEARCHED[table]} FROM {table} WHERE seq > ? ORDER BY seq LIMIT 5000", (last,)
+    ):
         with db.transaction():
             db.run_many(
                 f"UPDATE {table} SET terms = ? WHERE seq = ?",
@@ -261,7 +267,7 @@ def _embed_next(db: Database, embedder: Embedder, progress: Progress | None) -> 
     done = 0
     for table, owner in (("episodes", "episode"), ("notes", "note")):
         rows = db.rows(
-            f"SELECT seq, text FROM {table} WHERE seq > (SELECT coalesce(max({owner}), 0) FROM next_chunks) "
+            f"SELECT seq, {_SEARCHED[table]} FROM {table} WHERE seq > (SELECT coalesce(max({owner}), 0) FROM next_chunks) "
             f"ORDER BY seq LIMIT {BATCH}"
         )
         if not rows:

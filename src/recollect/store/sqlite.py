@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from recollect.errors import Conflict, InvalidInput, StorageFailed
-from recollect.store.records import Episode, Link, Note, from_micros, to_micros
+from recollect.store.records import Episode, from_micros, to_micros
 
 BUSY_TIMEOUT_S = 60.0
 VECTOR_DTYPE = np.dtype("<f2")
@@ -61,9 +61,11 @@ class Filter:
                 conditions.append(condition)
                 values.append(value)
         if self.speaker is not None:
-            conditions.append("casefold(e.speaker) = casefold(?)" if alias == "e" else "0")
-            if alias == "e":
-                values.append(self.speaker)
+            said = "casefold(e.speaker) = casefold(?)"
+            if alias == "n":
+                said = f"n.seq IN (SELECT note FROM note_sources ns JOIN episodes e ON e.seq = ns.episode WHERE {said})"
+            conditions.append(said)
+            values.append(self.speaker)
         return " AND ".join(conditions), values
 
     @property
@@ -274,13 +276,19 @@ class Database:
                 "INSERT INTO state VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", (key, value)
             )
 
+    def bump_epoch(self) -> None:
+        """Tell every process that what it remembers of ids and views is out of date."""
+        self.set_state("epoch", str(int(self.get_state("epoch") or 0) + 1))
+
     # Writing
 
-    def _user(self, name: str) -> int:
+    def user(self, name: str) -> int:
+        """The row of a user, made if there is none."""
         self.run("INSERT INTO users (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
         return self.rows("SELECT ref FROM users WHERE name = ?", (name,))[0][0]
 
-    def _session(self, user: int, agent: str | None, name: str | None) -> int:
+    def session(self, user: int, agent: str | None, name: str | None) -> int:
+        """The row of a session, made if there is none."""
         key = (user, agent or "", name or "")
         found = self.rows("SELECT ref FROM sessions WHERE user = ? AND agent = ? AND name = ?", key)
         if not found:
@@ -314,15 +322,15 @@ class Database:
                 episode = item.episode
                 user = users.get(episode.user)
                 if user is None:
-                    user = users[episode.user] = self._user(episode.user)
+                    user = users[episode.user] = self.user(episode.user)
                 place = (user, episode.agent, episode.session)
                 if place not in sessions:
-                    ref = self._session(*place)
+                    ref = self.session(*place)
                     last = self.rows("SELECT coalesce(max(position), -1) FROM episodes WHERE session = ?", (ref,))[0][0]
                     sessions[place] = (ref, last)
                 ref, position = sessions[place]
                 sessions[place] = (ref, position + 1)
-                seq = self._insert(
+                seq = self.insert(
                     "INSERT INTO episodes (id, key, session, position, at, at_offset, recorded, recorded_offset, speaker, "
                     "source_id, text, meta, terms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
@@ -335,12 +343,12 @@ class Database:
                         episode.speaker,
                         episode.source_id,
                         episode.text,
-                        _dump(episode.meta),
+                        dump_meta(episode.meta),
                         item.terms.astype(TERM_DTYPE).tobytes(),
                     ),
                 )
                 texts.append((seq, episode.text, f"u{user}"))
-                embeddings += self._insert_chunks("episode", seq, item.chunks)
+                embeddings += self.insert_chunk_rows("episode", seq, item.chunks)
                 counts.setdefault(user, Counter()).update(set(item.terms.tolist()))
                 total = totals.setdefault(user, [0, 0])
                 total[0] += 1
@@ -353,16 +361,17 @@ class Database:
             self.count(counts, totals, voices, sign=1)
         return added
 
-    def _insert(self, sql: str, values: Sequence[Any]) -> int:
+    def insert(self, sql: str, values: Sequence[Any]) -> int:
+        """Insert one row; its number."""
         with self._lock:
             return self._connection.execute(sql, values).lastrowid or 0
 
-    def _insert_chunks(self, owner: str, seq: int, chunks: Sequence[Chunk]) -> list[tuple[int, bytes, bytes | None]]:
+    def insert_chunk_rows(self, owner: str, seq: int, chunks: Sequence[Chunk]) -> list[tuple[int, bytes, bytes | None]]:
         """Insert the chunks of a record; returns the embedding rows to insert."""
         rows = []
         for chunk in chunks:
             sql = f"INSERT INTO chunks ({owner}, first, last) VALUES (?, ?, ?)"
-            id_ = self._insert(sql, (seq, chunk.first, chunk.last))
+            id_ = self.insert(sql, (seq, chunk.first, chunk.last))
             if chunk.vector is not None:
                 rows.append((id_, chunk.vector, chunk.tokens))
         return rows
@@ -370,7 +379,7 @@ class Database:
     def insert_chunks(self, owner: str, seq: int, chunks: Sequence[Chunk]) -> None:
         """Insert the chunks and embeddings of a record; owner is "episode" or "note"."""
         with self.transaction():
-            self.run_many("INSERT INTO embeddings VALUES (?, ?, ?)", self._insert_chunks(owner, seq, chunks))
+            self.run_many("INSERT INTO embeddings VALUES (?, ?, ?)", self.insert_chunk_rows(owner, seq, chunks))
 
     def count(
         self, terms: dict[int, Counter[int]], totals: dict[int, list[int]], voices: Counter[tuple[int, str]], sign: int
@@ -391,77 +400,11 @@ class Database:
             for table in ("term_counts", "speakers"):
                 self.run_many(f"DELETE FROM {table} WHERE user = ? AND num_episodes <= 0", ((user,) for user in totals))
 
-    def insert_note(self, note: Note, user: str, agent: str | None, terms: np.ndarray, chunks: Sequence[Chunk]) -> None:
-        """Write a note and its sources. Raises InvalidInput when a source is not an episode of the user."""
-        with self.transaction():
-            found = self.rows_in(
-                "SELECT e.id, e.seq, e.at, e.at_offset FROM episodes e JOIN sessions s ON s.ref = e.session "
-                "JOIN users u ON u.ref = s.user WHERE u.name = ? AND e.id IN ({})",
-                note.sources,
-                (user,),
-            )
-            missing = set(note.sources) - {row[0] for row in found}
-            if missing:
-                raise InvalidInput(f"sources: {min(missing)!r:.60} is not an episode of this user.")
-            owner = self._user(user)
-            session = self._session(owner, agent, None)
-            latest = max((row[2:4] for row in found), default=to_micros(note.recorded_at))
-            seq = self._insert(
-                "INSERT INTO notes (id, session, kind, text, method, method_version, at, at_offset, recorded, "
-                "recorded_offset, valid_from, valid_to, meta, terms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    note.id,
-                    session,
-                    note.kind,
-                    note.text,
-                    note.method,
-                    note.method_version,
-                    *latest,
-                    *to_micros(note.recorded_at),
-                    to_micros(note.valid_from)[0] if note.valid_from else None,
-                    to_micros(note.valid_to)[0] if note.valid_to else None,
-                    _dump(note.meta),
-                    terms.astype(TERM_DTYPE).tobytes(),
-                ),
-            )
-            self.run("INSERT INTO notes_fts (rowid, text, owner) VALUES (?, ?, ?)", (seq, note.text, f"u{owner}"))
-            self.run_many("INSERT OR IGNORE INTO note_sources VALUES (?, ?)", ((seq, row[1]) for row in found))
-            self.insert_chunks("note", seq, chunks)
-
-    def insert_links(self, links: Iterable[Link], user: str) -> None:
-        """Write links between records of one user; one that exists gets the new weight."""
-        with self.transaction():
-            ref = self._user(user)
-            for link in links:
-                for name, end in (("source", link.source), ("target", link.target)):
-                    if not self.owns(end, user):
-                        raise InvalidInput(f"{name}: {end!r:.60} is not a record of this user.")
-                self.run(
-                    "INSERT INTO links VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET weight = excluded.weight",
-                    (link.source, link.target, link.relation, link.weight, link.method, ref),
-                )
-
-    def owns(self, id_: str, user: str) -> bool:
-        """Whether a record with this id belongs to the user."""
-        table = "notes" if id_.startswith("no_") else "episodes"
-        return bool(
-            self.rows(
-                f"SELECT 1 FROM {table} r JOIN sessions s ON s.ref = r.session JOIN users u ON u.ref = s.user "
-                "WHERE r.id = ? AND u.name = ?",
-                (id_, user),
-            )
-        )
-
     # Reading
 
     _EPISODE = (
         "SELECT e.seq, e.id, e.text, e.at, e.at_offset, e.recorded, e.recorded_offset, e.speaker, s.name, u.name, s.agent, "
         "e.source_id, e.meta FROM episodes e JOIN sessions s ON s.ref = e.session JOIN users u ON u.ref = s.user WHERE "
-    )
-    _NOTE = (
-        "SELECT n.seq, n.id, n.kind, n.text, n.method, n.method_version, n.recorded, n.recorded_offset, n.valid_from, "
-        "n.valid_to, n.meta, n.at, n.at_offset, n.stale FROM notes n JOIN sessions s ON s.ref = n.session "
-        "JOIN users u ON u.ref = s.user WHERE "
     )
 
     def episodes(self, seqs: Iterable[int]) -> dict[int, Episode]:
@@ -469,62 +412,18 @@ class Database:
         return {row[0]: _episode(row) for row in self.rows_in(self._EPISODE + "e.seq IN ({})", seqs)}
 
     def episodes_where(
-        self, filter_: Filter, extra: str = "", values: Sequence[Any] = ()
+        self, filter_: Filter, extra: str = "", values: Sequence[Any] = (), at_once: int = 1000
     ) -> Iterator[tuple[int, Episode]]:
-        """(row, episode) of all that the filter lets through, in order of writing, read in slices."""
+        """(row, episode) of all that the filter lets through, in order of writing, read `at_once` at a time."""
         where, bound = filter_.sql("e")
         last = 0
         while True:
-            sql = f"{self._EPISODE}{where} {extra} AND e.seq > ? ORDER BY e.seq LIMIT 1000"
-            rows = self.rows(sql, [*bound, *values, last])
+            sql = f"{self._EPISODE}{where} {extra} AND e.seq > ? ORDER BY e.seq LIMIT ?"
+            rows = self.rows(sql, [*bound, *values, last, at_once])
             if not rows:
                 return
             yield from ((row[0], _episode(row)) for row in rows)
             last = rows[-1][0]
-
-    def notes(self, seqs: Iterable[int]) -> dict[int, Note]:
-        """Notes by database row."""
-        return self._notes(self.rows_in(self._NOTE + "n.seq IN ({})", seqs))
-
-    def notes_where(self, filter_: Filter, extra: str = "", values: Sequence[Any] = ()) -> dict[int, Note]:
-        """Notes that the filter lets through, by database row."""
-        where, bound = filter_.sql("n")
-        return self._notes(self.rows(f"{self._NOTE}{where} {extra} ORDER BY n.seq", [*bound, *values]))
-
-    def _notes(self, rows: list[tuple]) -> dict[int, Note]:
-        sources: dict[int, list[str]] = {}
-        for seq, episode in self.rows_in(
-            "SELECT ns.note, e.id FROM note_sources ns JOIN episodes e ON e.seq = ns.episode WHERE ns.note IN ({}) "
-            "ORDER BY e.seq",
-            [row[0] for row in rows],
-        ):
-            sources.setdefault(seq, []).append(episode)
-        return {
-            row[0]: Note(
-                id=row[1],
-                kind=row[2],
-                text=row[3],
-                method=row[4],
-                method_version=row[5],
-                sources=tuple(sources.get(row[0], ())),
-                recorded_at=from_micros(row[6], row[7]),
-                valid_from=None if row[8] is None else from_micros(row[8], row[12]),
-                valid_to=None if row[9] is None else from_micros(row[9], row[12]),
-                meta=(json.loads(row[10]) if row[10] else {}) | ({"stale": True} if row[13] else {}),
-            )
-            for row in rows
-        }
-
-    def links_of(self, id_: str, user: str) -> list[Link]:
-        """Links that start or end at a record of the user."""
-        return [
-            Link(*row)
-            for row in self.rows(
-                "SELECT l.source, l.target, l.relation, l.weight, l.method FROM links l JOIN users u ON u.ref = l.user "
-                "WHERE u.name = ? AND (l.source = ? OR l.target = ?) ORDER BY l.weight DESC",
-                (user, id_, id_),
-            )
-        ]
 
     def only_user(self) -> str | None:
         """The user's name when the database holds one user only."""
@@ -602,7 +501,8 @@ def _statements(script: str) -> Iterator[str]:
             statement = ""
 
 
-def _dump(meta: Any) -> str | None:
+def dump_meta(meta: Any) -> str | None:
+    """The JSON that is kept for `meta`; None for none."""
     return json.dumps(dict(meta), ensure_ascii=False, allow_nan=False) if meta else None
 
 

@@ -1,7 +1,8 @@
 """Export and restore: everything of one user as plain JSON lines that any program can read.
 
 Line 1 is a header, then one line for each episode, note and link, then a line with the count, so that a file that was cut
-short is noticed. Times are ISO 8601 with microseconds and the writer's offset. Vectors are caches and are not written.
+short is noticed. The header says what each method has derived, so that it need not be derived again. Times are ISO 8601
+with microseconds and the writer's offset. Vectors are caches and are not written.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from recollect.errors import InvalidInput
-from recollect.store import lexical
+from recollect.store import derivation, lexical, notes
+from recollect.store.method import method_targets
+from recollect.store.notes import NewNote
 from recollect.store.records import Episode, Link, Note, parse_time, to_json
 from recollect.store.sqlite import Filter, NewEpisode
 
@@ -71,14 +72,19 @@ def export_records(memory: Memory, path: Path, progress: Progress | None) -> int
 
 def _lines(memory: Memory) -> Iterator[dict[str, Any]]:
     db, whole = memory.engine.db, Filter(memory.user, memory.agent)
-    yield {"recollect_export": FORMAT, "user": memory.user, "exported_at": datetime.now().astimezone().isoformat()}
+    yield {
+        "recollect_export": FORMAT,
+        "user": memory.user,
+        "exported_at": datetime.now().astimezone().isoformat(),
+        "derived": derivation.marks(db, memory.user) if memory.agent is None else {},
+    }
     count = 0
     for _, episode in db.episodes_where(whole):
         count += 1
         yield {"episode": to_json(episode)}
     agents = dict(db.rows("SELECT n.id, s.agent FROM notes n JOIN sessions s ON s.ref = n.session WHERE s.agent <> ''"))
     ids: set[str] = set()
-    for note in db.notes_where(whole).values():
+    for note in notes.where(db, whole).values():
         count += 1
         ids.add(note.id)
         yield {"note": to_json(note) | {"agent": agents.get(note.id)}}
@@ -106,6 +112,8 @@ def import_records(memory: Memory, path: Path, progress: Progress | None) -> Imp
         pass
     done = {"episode": 0, "note": 0, "link": 0, "existing": 0}
     renamed: dict[str, str] = {}
+    pointers: list[tuple[str, str, str]] = []  # (column, note, the note that it points to)
+    marks = derivation.complete_marks(memory.engine.db, memory.user, _header(path).get("derived") or {})
     batch: list[NewEpisode] = []
 
     def flush() -> None:
@@ -125,24 +133,32 @@ def import_records(memory: Memory, path: Path, progress: Progress | None) -> Imp
         if batch:
             flush()
         if kind == "note":
+            if fields["method"] in method_targets() and fields["method"] not in marks:
+                continue  # derived again from the episodes
+            pointers += [(column, fields["id"], fields[column]) for column in _POINTERS if fields.get(column)]
             done["note" if _restore_note(memory, fields, renamed) else "existing"] += 1
         else:
             link = Link(**fields)
+            if link.method in method_targets() and link.method not in marks:
+                continue
             link = replace(
                 link, source=renamed.get(link.source, link.source), target=renamed.get(link.target, link.target)
             )
-            done["existing" if link in memory.engine.db.links_of(link.source, memory.user) else "link"] += 1
-            memory.engine.db.insert_links([link], memory.user)
+            done["existing" if link in notes.links_of(memory.engine.db, link.source, memory.user) else "link"] += 1
+            notes.insert_links(memory.engine.db, [link], memory.user)
         if progress is not None:
             progress(1)
     if batch:
         flush()
+    for column, note, target in pointers:
+        notes.point(memory.engine.db, column, renamed.get(note, note), renamed.get(target, target), memory.user)
+    derivation.set_marks(memory.engine.db, memory.user, marks, renamed)
     return ImportedRecords(done["episode"], done["note"], done["link"], done["existing"])
 
 
 def _restore_episodes(memory: Memory, batch: list[NewEpisode], renamed: dict[str, str]) -> int:
     """Write episodes under their own ids; one whose id another user of this file has gets a new one."""
-    from recollect.store.memory import new_id
+    from recollect.store.checks import new_id
 
     db = memory.engine.db
     stored = db.existing([item.key for item in batch])
@@ -164,29 +180,33 @@ def _restore_episodes(memory: Memory, batch: list[NewEpisode], renamed: dict[str
 def _restore_note(memory: Memory, fields: dict[str, Any], renamed: dict[str, str]) -> bool:
     db = memory.engine.db
     agent = fields.pop("agent", None)
+    kept = {name: value for name, value in fields.items() if name not in (*_POINTERS, "at")}
     note = Note(
-        **fields
+        **kept
         | {
             "sources": tuple(renamed.get(source, source) for source in fields["sources"]),
             "recorded_at": parse_time(fields["recorded_at"], "recorded_at"),
             "valid_from": parse_time(fields["valid_from"], "valid_from") if fields["valid_from"] else None,
-            "valid_to": parse_time(fields["valid_to"], "valid_to") if fields["valid_to"] else None,
+            "valid_to": None
+            if fields.get("closed_by") or not fields["valid_to"]
+            else parse_time(fields["valid_to"], "valid_to"),
         }
     )
-    if db.owns(note.id, memory.user):
+    if notes.owns(db, note.id, memory.user):
         return False
     if db.rows("SELECT 1 FROM notes WHERE id = ?", (note.id,)):
-        from recollect.store.memory import new_id
+        from recollect.store.checks import new_id
 
         renamed[note.id] = "no_" + new_id(note.recorded_at)
         note = replace(note, id=renamed[note.id])
-    terms: np.ndarray = lexical.term_ids(note.text)
-    db.insert_note(note, memory.user, agent, terms, memory.engine.embed_text(note.text))
+    item = NewNote(note, agent)
+    with memory.engine.writing_notes([item], tokens=note.method not in method_targets()):
+        notes.insert(db, [item], memory.user)
     return True
 
 
 def _episode(memory: Memory, fields: dict[str, Any], number: int) -> NewEpisode:
-    from recollect.store.memory import episode_key
+    from recollect.store.checks import episode_key
 
     episode = Episode(
         **fields
@@ -207,6 +227,15 @@ _FIELDS = {
     ),
     "link": (Link, {"source", "target", "relation"}),
 }
+
+
+_POINTERS = ("replaced_by", "closed_by")
+
+
+def _header(path: Path) -> dict[str, Any]:
+    for _, line in _json_lines(path):
+        return line
+    return {}
 
 
 def _read(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:

@@ -1,0 +1,340 @@
+"""Notes and links in the database: what is derived from episodes, how one note takes another's place, and what is live.
+
+A note is never changed. One that is revised or merged is *replaced*: it stays, points to the note that took its place, and
+is recalled only as of a time before that note was known. One whose content ceased to hold is *closed*: it stays live, and
+its validity ends where the closing note's begins. Both pointers are foreign keys that become NULL when the note they point
+to is deleted, so that forgetting an episode, or undoing a consolidation, brings back what had been replaced because of it.
+
+A note is known from the time of its newest source on; one that each source alone carries (`any_source`), from the oldest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from recollect.errors import InvalidInput
+from recollect.store import lexical
+from recollect.store.records import Link, Note, from_micros, to_micros
+from recollect.store.sqlite import TERM_DTYPE, Chunk, Database, Filter, dump_meta
+
+BY_HAND = "user"  # stands for every note that was written by a program or a person, not derived by a method
+
+
+@dataclass(slots=True)
+class NewNote:
+    """A note on its way into the database."""
+
+    note: Note
+    agent: str | None = None
+    replaces: tuple[str, ...] = ()  # ids of notes whose place it takes
+    closes: tuple[str, ...] = ()  # ids of notes whose validity it ends
+    chunks: list[Chunk] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Which notes a read may see: those of one method, of some kinds (none given: all), through a filter, that are live."""
+
+    filter: Filter
+    method: str
+    kinds: tuple[str, ...] = ()
+
+    def sql(self) -> tuple[str, list[Any]]:
+        """A WHERE condition over `n` (notes) joined with `s` (sessions) and `u` (users)."""
+        where, values = self.filter.sql("n")
+        if self.method == BY_HAND:
+            where += " AND n.method NOT IN (SELECT method FROM derivations) AND n.stale = 0"
+        else:
+            where += " AND n.method = ? AND n.stale = 0"
+            values.append(self.method)
+        if self.kinds:
+            where += f" AND n.kind IN ({','.join('?' * len(self.kinds))})"
+            values += self.kinds
+        if self.filter.until is None:
+            where += " AND n.replaced_by IS NULL"
+        else:
+            where += " AND (n.replaced_by IS NULL OR (SELECT r.at FROM notes r WHERE r.seq = n.replaced_by) > ?)"
+            values.append(self.filter.until)
+        return where, values
+
+
+# Writing
+
+
+def insert(
+    db: Database, items: Sequence[NewNote], user: str, *, run: int | None = None, strict: bool = True
+) -> list[str]:
+    """Write notes with their sources, chunks and index entries in one transaction; the ids of those written.
+
+    A source must be an episode of the user: else InvalidInput, or, not `strict`, the note is passed over (with `any_source`
+    only when no source is left), as it rests on what was forgotten a moment ago.
+    """
+    written: list[str] = []
+    with db.transaction():
+        wanted = {source for item in items for source in item.note.sources}
+        found = {
+            row[0]: row[1:]
+            for row in db.rows_in(
+                "SELECT e.id, e.seq, e.at, e.at_offset, e.session FROM episodes e JOIN sessions s ON s.ref = e.session "
+                "JOIN users u ON u.ref = s.user WHERE u.name = ? AND e.id IN ({})",
+                wanted,
+                (user,),
+            )
+        }
+        missing = wanted - set(found)
+        if missing and strict:
+            raise InvalidInput(f"sources: {min(missing)!r:.60} is not an episode of this user.")
+        owner = db.user(user)
+        seqs: dict[str, int] = {}
+        embeddings: list[tuple] = []
+        for item in items:
+            note = item.note
+            sources = [found[source] for source in note.sources if source in found]
+            if len(sources) < len(note.sources) and not (note.any_source and sources):
+                continue
+            places = {source[3] for source in sources}
+            place = places.pop() if len(places) == 1 else db.session(owner, item.agent, None)
+            times = [source[1:3] for source in sources] or [to_micros(note.recorded_at)]
+            key = note.key if note.key != note.text else None
+            seq = db.insert(
+                "INSERT INTO notes (id, session, kind, text, method, method_version, at, at_offset, recorded, "
+                "recorded_offset, valid_from, valid_to, meta, terms, key, any_source, run) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    note.id,
+                    place,
+                    note.kind,
+                    note.text,
+                    note.method,
+                    note.method_version,
+                    *(min(times) if note.any_source else max(times)),
+                    *to_micros(note.recorded_at),
+                    to_micros(note.valid_from)[0] if note.valid_from else None,
+                    to_micros(note.valid_to)[0] if note.valid_to else None,
+                    dump_meta(note.meta),
+                    lexical.term_ids(key or note.text).astype(TERM_DTYPE).tobytes(),
+                    key,
+                    note.any_source,
+                    run,
+                ),
+            )
+            seqs[note.id] = seq
+            written.append(note.id)
+            db.run("INSERT INTO notes_fts (rowid, text, owner) VALUES (?, ?, ?)", (seq, key or note.text, f"u{owner}"))
+            db.run_many("INSERT OR IGNORE INTO note_sources VALUES (?, ?)", ((seq, row[0]) for row in sources))
+            embeddings += db.insert_chunk_rows("note", seq, item.chunks)
+        db.run_many("INSERT INTO embeddings VALUES (?, ?, ?)", embeddings)
+        changed = 0
+        for item in items:
+            if item.note.id in seqs:
+                for column, ids in (("replaced_by", item.replaces), ("closed_by", item.closes)):
+                    changed += _point(db, column, ids, seqs[item.note.id], owner)
+        if changed:
+            db.bump_epoch()
+    return written
+
+
+def _point(db: Database, column: str, ids: Sequence[str], seq: int, owner: int) -> int:
+    """Let live notes of a user point to the note `seq` from `column`; the number of notes changed."""
+    return sum(
+        db.run(
+            f"UPDATE notes SET {column} = ? WHERE id = ? AND {column} IS NULL AND seq <> ? "
+            "AND session IN (SELECT ref FROM sessions WHERE user = ?)",
+            (seq, id_, seq, owner),
+        )
+        for id_ in ids
+    )
+
+
+def point(db: Database, column: str, id_: str, target: str, user: str) -> None:
+    """Let a note of the user point to another one from `replaced_by` or `closed_by`; nothing where either is missing."""
+    found = db.rows(
+        "SELECT n.seq, s.user FROM notes n JOIN sessions s ON s.ref = n.session JOIN users u ON u.ref = s.user "
+        "WHERE n.id = ? AND u.name = ?",
+        (target, user),
+    )
+    if found and _point(db, column, (id_,), *found[0]):
+        db.bump_epoch()
+
+
+def add_sources(db: Database, pairs: Iterable[tuple[str, str]], user: str) -> int:
+    """Give notes that each source alone carries a further source: pairs of (note id, episode id); the number added.
+
+    Pairs whose ends are not there, or are another user's, are passed over.
+    """
+    added = 0
+    with db.transaction():
+        for note, episode in pairs:
+            added += db.run(
+                "INSERT OR IGNORE INTO note_sources SELECT n.seq, e.seq FROM notes n JOIN sessions ns ON ns.ref = n.session, "
+                "episodes e JOIN sessions es ON es.ref = e.session JOIN users u ON u.ref = es.user "
+                "WHERE n.id = ? AND e.id = ? AND u.name = ? AND ns.user = es.user AND n.any_source = 1",
+                (note, episode, user),
+            )
+            refresh_time(db, note)
+    return added
+
+
+def refresh_time(db: Database, id_: str) -> None:
+    """Let a note that each source alone carries be known from its oldest source on."""
+    db.run(
+        "UPDATE notes SET (at, at_offset) = (SELECT e.at, e.at_offset FROM note_sources ns JOIN episodes e "
+        "ON e.seq = ns.episode WHERE ns.note = notes.seq ORDER BY e.at LIMIT 1) WHERE id = ? AND any_source = 1 "
+        "AND EXISTS (SELECT 1 FROM note_sources ns WHERE ns.note = notes.seq)",
+        (id_,),
+    )
+
+
+def insert_links(db: Database, links: Iterable[Link], user: str, *, run: int | None = None, strict: bool = True) -> int:
+    """Write links between records of one user; one that exists gets the new weight. The number written.
+
+    An end that is not a record of the user raises InvalidInput, or, not `strict`, the link is passed over.
+    """
+    written = 0
+    with db.transaction():
+        ref = db.user(user)
+        for link in links:
+            strange = [
+                (name, end)
+                for name, end in (("source", link.source), ("target", link.target))
+                if not owns(db, end, user)
+            ]
+            if strange and strict:
+                raise InvalidInput(f"{strange[0][0]}: {strange[0][1]!r:.60} is not a record of this user.")
+            if not strange:
+                db.run(
+                    "INSERT INTO links (source, target, relation, weight, method, user, run) VALUES (?, ?, ?, ?, ?, ?, ?) "
+                    "ON CONFLICT DO UPDATE SET weight = excluded.weight",
+                    (link.source, link.target, link.relation, link.weight, link.method, ref, run),
+                )
+                written += 1
+    return written
+
+
+def owns(db: Database, id_: str, user: str) -> bool:
+    """Whether a record with this id belongs to the user."""
+    table = "notes" if id_.startswith("no_") else "episodes"
+    return bool(
+        db.rows(
+            f"SELECT 1 FROM {table} r JOIN sessions s ON s.ref = r.session JOIN users u ON u.ref = s.user "
+            "WHERE r.id = ? AND u.name = ?",
+            (id_, user),
+        )
+    )
+
+
+# Reading
+
+_NOTE = (
+    "SELECT n.seq, n.id, n.kind, n.text, n.method, n.method_version, n.recorded, n.recorded_offset, n.valid_from, "
+    "n.valid_to, n.meta, n.at, n.at_offset, n.stale, n.key, n.any_source, r.id, c.id, r.at, c.at, "
+    "coalesce(c.valid_from, c.at) FROM notes n JOIN sessions s ON s.ref = n.session JOIN users u ON u.ref = s.user "
+    "LEFT JOIN notes r ON r.seq = n.replaced_by LEFT JOIN notes c ON c.seq = n.closed_by WHERE "
+)
+
+
+def by_rows(db: Database, seqs: Iterable[int], until: int | None = None) -> dict[int, Note]:
+    """Notes by database row, as they were known at `until` (microseconds; None: as they are known now)."""
+    return _notes(db, db.rows_in(_NOTE + "n.seq IN ({})", seqs), until)
+
+
+def where(db: Database, filter_: Filter, extra: str = "", values: Sequence[Any] = ()) -> dict[int, Note]:
+    """Notes that the filter lets through, replaced ones included, by database row."""
+    condition, bound = filter_.sql("n")
+    rows = db.rows(f"{_NOTE}{condition} {extra} ORDER BY n.seq", [*bound, *values])
+    return _notes(db, rows, filter_.until)
+
+
+def seen(db: Database, view: View) -> dict[int, Note]:
+    """The notes of a view, by database row."""
+    condition, bound = view.sql()
+    return _notes(db, db.rows(f"{_NOTE}{condition} ORDER BY n.seq", bound), view.filter.until)
+
+
+def derived_from(db: Database, view: View, episodes: Iterable[str]) -> dict[int, Note]:
+    """The notes of a view that rest on any of these episodes, by database row."""
+    condition, bound = view.sql()
+    rows = db.rows_in(
+        f"{_NOTE}{condition} AND n.seq IN (SELECT ns.note FROM note_sources ns JOIN episodes e ON e.seq = ns.episode "
+        "WHERE e.id IN ({})) ORDER BY n.seq",
+        episodes,
+        bound,
+    )
+    return _notes(db, rows, view.filter.until)
+
+
+def _notes(db: Database, rows: list[tuple], until: int | None) -> dict[int, Note]:
+    sources: dict[int, list[str]] = {}
+    for seq, episode in db.rows_in(
+        "SELECT ns.note, e.id FROM note_sources ns JOIN episodes e ON e.seq = ns.episode WHERE ns.note IN ({}) ORDER BY e.seq",
+        [row[0] for row in rows],
+    ):
+        sources.setdefault(seq, []).append(episode)
+    return {row[0]: _note(row, tuple(sources.get(row[0], ())), until) for row in rows}
+
+
+def _note(row: tuple, sources: tuple[str, ...], until: int | None) -> Note:
+    (_, id_, kind, text, method, version, recorded, recorded_offset, valid_from, valid_to, meta, at, at_offset) = row[
+        :13
+    ]
+    stale, key, any_source, replacer, closer, replaced_at, closed_at, closed_from = row[13:]
+    replaced = replacer is not None and (until is None or replaced_at <= until)
+    closed = closer is not None and (until is None or closed_at <= until)
+    end = valid_to if valid_to is not None or not closed else closed_from
+    return Note(
+        id=id_,
+        kind=kind,
+        text=text,
+        method=method,
+        method_version=version,
+        sources=sources,
+        recorded_at=from_micros(recorded, recorded_offset),
+        valid_from=None if valid_from is None else from_micros(valid_from, at_offset),
+        valid_to=None if end is None else from_micros(end, at_offset),
+        meta=(json.loads(meta) if meta else {}) | ({"stale": True} if stale else {}),
+        key=key,
+        any_source=bool(any_source),
+        replaced_by=replacer if replaced else None,
+        closed_by=closer if closed else None,
+        at=from_micros(at, at_offset),
+    )
+
+
+def chunk_ids(db: Database, view: View, after: int = 0) -> np.ndarray:
+    """Sorted ids, above `after`, of the chunks of the notes of a view, int64."""
+    condition, bound = view.sql()
+    rows = db.rows(
+        "SELECT c.id FROM notes n JOIN sessions s ON s.ref = n.session JOIN users u ON u.ref = s.user "
+        f"JOIN chunks c ON c.note = n.seq WHERE {condition} AND c.id > ? ORDER BY c.id",
+        [*bound, after],
+    )
+    return np.fromiter((row[0] for row in rows), np.int64, len(rows))
+
+
+def links_of(db: Database, id_: str, user: str) -> list[Link]:
+    """Links that start or end at a record of the user."""
+    return [
+        Link(*row)
+        for row in db.rows(
+            "SELECT l.source, l.target, l.relation, l.weight, l.method FROM links l JOIN users u ON u.ref = l.user "
+            "WHERE u.name = ? AND (l.source = ? OR l.target = ?) ORDER BY l.weight DESC",
+            (user, id_, id_),
+        )
+    ]
+
+
+def links(db: Database, user: str, method: str) -> list[Link]:
+    """All links of a user that a method made."""
+    return [
+        Link(*row)
+        for row in db.rows(
+            "SELECT l.source, l.target, l.relation, l.weight, l.method FROM links l JOIN users u ON u.ref = l.user "
+            "WHERE u.name = ? AND l.method = ?",
+            (user, method),
+        )
+    ]
