@@ -34,6 +34,7 @@ __all__ = ["entities", "gist", "keywords", "summary", "tags", "triples"]
 
 MAX_SENTENCES = 400  # of those that a summary chooses from
 SIMILARITY_WEIGHT = 0.3  # lost by a sentence that says what a chosen one says, in units of centrality
+LEAST_CENTRALITY = 0.3  # of a sentence that joins others in a summary; 1 for the most central
 GIST_WORDS = 40
 
 _DULL = frozenset(
@@ -219,7 +220,7 @@ def summary(texts: Sequence[str], max_words: int, *, vectors: np.ndarray | None 
     left = set(range(len(pieces)))
     while left:
         fitting = [place for place in sorted(left) if lengths[place] <= room]
-        if not fitting:
+        if not fitting or (chosen and max(centrality[place] for place in fitting) < LEAST_CENTRALITY):
             break
         best = max(
             fitting,

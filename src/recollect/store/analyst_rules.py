@@ -59,7 +59,7 @@ FORMS = (
     ("thanks", r"\b(?:thank you|thanks|appreciate)\b"),
     (
         "event",
-        r"\b(?:yesterday|last (?:night|week|month|year|weekend)|ago|went|visited|attended|happened|celebrated|(?:on|in) (?:19|20)\d\d)\b",
+        r"\b(?:yesterday|last (?:night|week|month|year|weekend)|ago|went|visited|attended|happened|celebrated|in (?:19|20)\d\d)\b",
     ),
     ("opinion", r"\b(?:i think|i believe|in my opinion|i feel|i guess)\b"),
 )

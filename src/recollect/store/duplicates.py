@@ -28,7 +28,8 @@ LEAST_COSINE = 0.6  # of the texts' vectors; below it nothing is near-identical
 MAX_COMPARED = 64  # groups with an equal key that a text is compared with
 
 _FILLERS = re.compile(
-    r"\b(?:by the way|btw|as (?:i|we) (?:said|mentioned|told you)(?: before| earlier| already)?|like i said|i (?:just )?(?:said|mentioned)"
+    r"\b(?:by the way|btw|as (?:i|we) (?:said|mentioned|told you)(?: before| earlier| already)?|like i said"
+    r"|i (?:just )?(?:said|mentioned)"
     r"|you know|i mean|to be honest|in fact|of course|for the record|just so you know|fyi|did i mention(?: that)?|remember(?:,| that)"
     r"|please note(?: that)?|let me (?:say|repeat)(?: it)?(?: again)?|i think|i guess|(?:oh|well|so|hey|hi|yeah|yes|ok|okay),)(?!\w)",
     re.IGNORECASE,
@@ -57,7 +58,7 @@ _MEANINGFUL = frozenset(
 _DIRECTIONS = frozenset(
     "from to into by for with without against before after until since than over under about".split()
 )
-_NUMBERS = {
+_NUMBERS: dict[str, str] = {
     word: str(number)
     for number, word in enumerate(
         "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "

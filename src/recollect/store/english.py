@@ -49,6 +49,7 @@ for _forms in _IRREGULAR.replace("\n", " ").split(","):
         _BASE.setdefault(_form, _base)
         _PARTICIPLES.add(_form)
 BASES = frozenset(_BASE.values())
+IRREGULAR_PASTS = frozenset(_PASTS - BASES)
 _ENDS_IN_ED = frozenset("need feed speed breed bleed succeed proceed exceed shed wed seed weed embed bed red".split())
 _NO_GERUND = frozenset(
     """thing something anything nothing everything morning evening king ring spring string wing during sibling ceiling
@@ -74,7 +75,7 @@ VERBS = frozenset(
 NEGATIONS = frozenset("not never no nobody nothing none neither nor without cannot nowhere hardly".split())
 MODALS = frozenset("will would can could may might must shall should cannot".split())
 ADVERBS = frozenset(
-    """also just still always often usually sometimes even now once only already both either ever never soon then
+    """all each also just still always often usually sometimes even now once only already both either ever never soon then
     recently finally actually really currently presently lately definitely absolutely totally basically kind of sort
     of pretty quite so very too almost nearly mostly mainly generally normally typically occasionally rarely seldom
     again though however therefore thus maybe perhaps probably certainly surely truly deeply simply first long since
@@ -103,6 +104,8 @@ _CONTRACTIONS = [
         (r"\b(he|she|it|that|there|here|what|who|where|how|this)'s\b", r"\1 is"),
         (r"\b((?:my|our) (?:name|age|job|email|birthday|mom|mum|dad|sister|brother|wife|husband|son|daughter|partner"
          r"|friend|boss|dog|cat))'s(?= (?:a|an|the|in|at|on|from|called|named|not|now|[A-Z]\w+ *[.!,]|\d)|\s[A-Z]\w+$)", r"\1 is"),
+        (r"\b(have|has) got(?= (?!to\b|used\b|better\b))", r"\1"),
+        (r"\b(?:have|has) got to\b", "have to"),
         (r"\bgonna\b", "going to"),
         (r"\bwanna\b", "want to"),
         (r"\b(?:have |has )?gotta\b", "have to"),
@@ -147,7 +150,9 @@ def expand(text: str) -> str:
     return text
 
 
-_SLANG = re.compile(r"\b(?:im|ive|dont|didnt|doesnt|cant|gonna|wanna|gotta|isnt|wasnt)\b", re.IGNORECASE)
+_SLANG = re.compile(
+    r"\b(?:im|ive|dont|didnt|doesnt|cant|gonna|wanna|gotta|isnt|wasnt|has got|have got)\b", re.IGNORECASE
+)
 
 
 @lru_cache(maxsize=1 << 14)
@@ -191,7 +196,7 @@ def is_participle(word: str) -> bool:
 
 def is_irregular_past(word: str) -> bool:
     """Whether a lower-case word is the past of an irregular verb and no base form: "went", not "put"."""
-    return word in _PASTS and word not in BASES
+    return word in IRREGULAR_PASTS
 
 
 def is_gerund(word: str) -> bool:
@@ -207,7 +212,7 @@ def is_adverb(word: str) -> bool:
 def third_person(word: str) -> str:
     """A verb after "I" as it stands after a name: "have" to "has", "try" to "tries"; pasts and modals unchanged."""
     lower = word.lower()
-    if lower in ("am", "are"):
+    if lower in ("am", "are", "be"):
         return "is"
     if lower == "were":
         return "was"

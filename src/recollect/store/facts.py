@@ -14,27 +14,15 @@ Cost: linear in the text, of which the first 20,000 characters are read; about 0
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
 from recollect.store import fact_rules
-from recollect.store.english import (
-    MAX_CHARS,
-    MODALS,
-    VERBS,
-    base_of,
-    expand,
-    is_adverb,
-    is_gerund,
-    is_irregular_past,
-    is_participle,
-    is_past,
-    sentences,
-    third_person,
-)
+from recollect.store.clauses import NAME, Clause, Verb, clauses
+from recollect.store.english import MAX_CHARS, base_of, is_gerund, third_person
 from recollect.store.evidence import stems
-from recollect.store.retelling import third_person_of, with_dates
-from recollect.store.timeline import TimeSpan, find_times
+from recollect.store.retelling import third_person_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,29 +40,17 @@ class Fact:
     last: int
 
 
-@dataclass(slots=True)
-class _Verb:
-    """The group of words that make the verb of a clause, and what follows it."""
-
-    base: str
-    surface: str  # as told: "is going to", "went"
-    rest: str
-    negated: bool = False
-    ceased: bool = False  # no longer, used to
-    modal: str = ""
-    past: bool = False  # the simple past
-    perfect: bool = False
-    doing: bool = False
-
-
-_NAME = r"[A-Z][\w'&.-]*(?:\s(?:(?:of|the|and|de|da|do|di|van|von|&)\s){0,2}[A-Z0-9][\w'&.-]*){0,5}"
 _JOBS = "|".join(sorted(fact_rules.JOBS.split(), key=len, reverse=True)).replace("-", " ")
 _SLOTS = {
     "{x}": "(?P<x>.+)",
+    "{my}": r"(?:\s(?:an?|my|the|his|her|their|our))?",
+    "{post}": r"(?:\s(?:old|brand|new|full-time|part-time|dream)){0,3}\s(?:job|position|role|post|work)(?:\soffer)?",
+    "{away}": r"(?:\s(?:back|over|out|down|up|here|away|in)){0,2}",
     "{w}": r"[^|,;]{1,60}?",
-    "{name}": rf"(?P<x>(?-i:(?:the\s)?{_NAME}))",
-    "{place}": rf"(?P<x>(?-i:(?:the\s)?{_NAME})|(?:an?|my|our|the|his|her|their)\s[^|,;]{{0,40}}?\b(?:house|home|flat|apartment|place"
+    "{name}": rf"(?P<x>(?-i:(?:the\s)?{NAME}))",
+    "{place}": rf"(?P<x>(?-i:(?:the\s)?{NAME})|(?:an?|my|our|the|his|her|their)\s[^|,;]{{0,40}}?\b(?:house|home|flat|apartment|place"
     r"|city|town|village|country|countryside|suburbs|mountains|coast|dorm)\b)",
+    "{job0}": rf"(?:[\w-]+\s){{0,4}}?(?:{_JOBS})",
     "{job}": rf"(?P<x>(?:[\w-]+\s){{0,4}}?(?:{_JOBS}))\b",
 }  # fmt: skip
 
@@ -92,65 +68,10 @@ _ATTRIBUTE = re.compile(
     + "|".join(sorted((item.strip() for item in fact_rules.ATTRIBUTES.split(",")), key=len, reverse=True))
     + r")$"
 )
-_KIN = "|".join(sorted(fact_rules.KIN.split(), key=len, reverse=True))
-_LEAD = re.compile(
-    r"(?:(?:by the way|btw|as i (?:said|mentioned)(?: before| earlier)?|like i said|to be honest|in fact|of course|guess what"
-    r"|you know(?: what)?|no worries|thank you|thanks|good (?:morning|news|question|point)|hey|hi|hello|oh|ooh|wow|whoa|well|yeah|yes|nope|no|yep|yup|sure"
-    r"|ok|okay|haha|lol|actually|anyway|also|honestly|so|and|but|then|or|fyi|um|uh|ah|aw|absolutely|definitely|exactly|nice"
-    r"|cool|great|awesome|sounds good|unfortunately|luckily|fortunately|plus|because|although|though|while|my news"
-    r"|i (?:just )?(?:think|believe|guess|mean|must say|have to say|would say|know|remember|realized|found out)(?: that)?(?= (?:i|my|we|our|he|she)\b)"
-    r"|(?:in|to) my (?:opinion|mind))(?![\w'])[\s,.!:-]{0,4})",
-    re.IGNORECASE,
-)
-_VOCATIVE = re.compile(r"[A-Z][a-z]{1,20}[,!]\s{1,3}(?=(?:I|[Mm]y|[Ww]e|[Oo]ur|it|the|this)\b)")
-_TAIL = re.compile(
-    r"[\s,]+(?:by the way|btw|you know|as i (?:said|mentioned)(?: before| earlier)?|like i said|lol|haha|though|too|as well|now"
-    r"|these days|right now|at the moment|currently|again|anyway|thanks|please|so far)[\s.!]*$",
-    re.IGNORECASE,
-)
-_PERSON = r"(?:I|we|he|she|they|my|our|his|her|you|it|there|that|this)"
-_CLAUSE = re.compile(
-    rf"\s*(?:[;:]|\.\.\.|\s--?\s|\s[\u2013\u2014]\s|[\u2013\u2014])\s*"
-    rf"|,?\s(?:and|but|so|because|although|though|while|since|cause|whereas)\s(?={_PERSON}\b)"
-    rf"|,\s(?=(?:and|but|so|then|now)?\s?{_PERSON}\b)",
-    re.IGNORECASE,
-)
-_UNREAL = re.compile(
-    r"(?:if|unless|whether|imagine|suppose|maybe|perhaps|what if|in case|even if|i wish|wish|i hope|hope|hopefully|let's|let us"
-    r"|when(?:ever)?|i wonder|i was wondering|who|why|how|what|where|which)\b",
-    re.IGNORECASE,
-)
-_ASKS = re.compile(
-    r"(?:do|does|did|are|is|was|were|have|has|can|could|would|will|should|shall|may)\s(?:you|i|we|he|she|they|it|there|your|my)\b",
-    re.IGNORECASE,
-)
-_CEASED_TAIL = re.compile(r"\s*\b(?:any\s?more|any longer|no more)\b", re.IGNORECASE)
-_TOGETHER = (
-    rf"(?:[A-Z]\w+|(?:my|our)\s(?:[\w-]+\s)?(?:{_KIN}))\sand\s(?:I|me)\b|(?:me|I)\sand\s(?:my|our)\s(?:{_KIN})\b"
-    r"|(?:me|I)\sand\s[A-Z]\w+"
-)
-_SUBJECT = re.compile(
-    rf"(?P<first>{_TOGETHER}|I\b|[Ww]e\b)"
-    rf"|(?P<owned>(?:[Mm]y|[Oo]ur)\s(?:[\w-]+\s){{0,3}}?(?:{_KIN})\b(?P<called>,?\s[A-Z][a-z]+\b,?)?(?:'s\s[\w-]+)?)(?=\s)"
-    r"|(?P<mine>(?:[Mm]y|[Oo]ur)\s(?:[\w-]+\s?){1,4}?)(?=\s(?:is|are|was|were)\b)"
-    r"|(?P<he>[Hh]e|[Ss]he)\b"
-    rf"|(?P<name>{_NAME})(?=\s)"
-)
-_DROPPED_I = re.compile(r"(?:just|recently|finally|also|even|already)\s", re.IGNORECASE)
-_DROPPED_VERBS = frozenset(
-    """moved started joined visited finished bought adopted tried booked signed learned watched baked cooked hiked painted
-    attended quit been""".split()
-)
-_NO_NAMES = frozenset(
-    """I It This That There These Those You What How When Where Why Who The A An If So And But Or Yes No Oh Wow Hey Hi Well
-    Thanks Thank Sure Maybe He She They We My Our Your His Her Its Here Not Just Sounds Looks Seems Glad Can Do Did Is Are
-    Congrats Congratulations Good Great Nice Cool Awesome Let Please Sorry Have Has Keep Take Make In On At For To With From
-    By As After Before Since While Although Though Because Every Everyone Everything Some Someone All Being Having Getting
-    Nothing Something Anything One Both Each Most Many Gonna Any Another Still Also Always Never Sometimes""".split()
-)
 _VALUE_END = re.compile(
     r"\s*(?:[|(;]|\.(?:\s|$)|[!?]|\s--?\s|,\s(?:and\s)?(?=(?:I|we|he|she|it|they|you|my|which|who|where|that|so|but|because|since|when"
-    r"|as|then|though|especially|even|just|\w+ing)\b)|,$|,?\s(?:but|because|so that|so|which|who|where|when|while|although|though|"
+    r"|as|then|though|especially|even|just|\w+ing)\b)|,$|,?\s(?:but|because|so that|so (?:I|we|it|he|she|they)|which|who|where|when|while|although"
+    r"|though|"
     r"as well as|as well|too|anymore|and then|and (?:I|we|he|she|it|they|my|have|had|am|is|was|are|do|can)|if|until)\b)",
     re.IGNORECASE,
 )
@@ -160,225 +81,80 @@ _VALUE_TAIL = re.compile(
     r"at the moment|for now|though|in|on|at|since|for|from|and|to|of|by|around|about|during|just|until)$",
     re.IGNORECASE,
 )
-_TIME_MARK = "|"
-_BEFORE_TIME = re.compile(
-    r"\b(?:in|on|at|since|during|over|around|about|by|for|from|until|before|after|of)\s{1,3}(?:the\s)?$", re.IGNORECASE
-)
 
 
 def facts(text: str, *, speaker: str | None = None, at: datetime) -> list[Fact]:
     """What `text`, said by `speaker` at `at`, states, in order; relative times are read as of `at`."""
     text = text[:MAX_CHARS].replace("\0", " ")
     who = " ".join((speaker or "").replace("\0", " ").split()) or "I"
-    spans = find_times(text, at)
     found: dict[tuple[str, str, str], Fact] = {}
-    other = ""  # whom "he" or "she" means
-    for first, last in sentences(text):
-        sentence = text[first:last]
-        if sentence.rstrip("\"' )").endswith("?"):
-            continue
-        times = [span for span in spans if first <= span.start_char and span.end_char <= last]
-        for start, end in _clauses(sentence):
-            inside = [span for span in times if first + start <= span.start_char and span.end_char <= first + end]
-            stated = _state(sentence[start:end], inside, first + start, at, who, other)
-            if stated is None:
-                continue
-            subject, relation, value, single, ends, told = stated
-            if subject != who:
-                other = subject
-            since = inside[0].start if inside else None
-            found.setdefault(
-                (subject, relation, value), Fact(subject, relation, value, told, single, since, ends, first, last)
+    for clause in clauses(text, who, at):
+        for relation, value, single, ends in _stated(clause):
+            if who != "I":
+                value = third_person_of(value, who)
+            fact = Fact(
+                clause.subject, relation, value, clause.told, single, clause.since, ends, clause.first, clause.last
             )
+            found.setdefault((fact.subject, relation, value), fact)
     return list(found.values())
 
 
-def _clauses(sentence: str) -> list[tuple[int, int]]:
-    """Where the clauses of a sentence stand, as (first, last) characters."""
-    spans, reached = [], 0
-    for match in _CLAUSE.finditer(sentence):
-        spans.append((reached, match.start()))
-        reached = match.end()
-    return [(start, end) for start, end in [*spans, (reached, len(sentence))] if end - start > 3]
+_Stated = tuple[str, str, bool, bool]  # relation, value, single, ends
 
 
-def _state(
-    clause: str, times: list[TimeSpan], offset: int, at: datetime, who: str, other: str
-) -> tuple[str, str, str, bool, bool, str] | None:
-    """What a clause states: subject, relation, value, single, ends and the sentence told; None when it states nothing."""
-    plain = _without_lead(expand(_without_times(clause, times, offset)))
-    if not plain or _UNREAL.match(plain) or _ASKS.match(plain):
-        return None
-    told = _TAIL.sub("", _without_lead(expand(with_dates(clause, times, at, offset)))).strip(' ,.!"')
-    match = _SUBJECT.match(plain)
-    if match is None and _drops_subject(plain):
-        plain, told = f"I {plain}", f"I {told[:1].lower()}{told[1:]}"
-        match = _SUBJECT.match(plain)
-    if match is None:
-        lead = re.match(r"[^,|]{1,60},\s(?=(?:I|we|my|our)\b)", plain)
-        match = _SUBJECT.match(plain, lead.end()) if lead else None
-    if match is None:
-        return None
-    subject, attribute = _subject(match, who, other)
-    if not subject:
-        return None
-    verb = _verb(plain[match.end() :], first_person=bool(match["first"]))
-    if verb is None or verb.modal in ("might", "may", "could", "should", "must", "shall"):
-        return None
-    if match["he"]:
-        told = re.sub(r"\b(?:he|she)\b", subject, told, count=1, flags=re.IGNORECASE)
-    if who != "I":
-        told = third_person_of(told, who)
-    told = f"{told[:1].upper()}{told[1:]}."
-    stated = _attribute(attribute, verb) if attribute else _relation(verb, bool(match["first"]))
-    if stated is None:
-        return None
-    relation, value, single, ends = stated
-    if who != "I":
-        value = third_person_of(value, who)
-    return subject, relation, value, single, ends, told
+def _stated(clause: Clause) -> list[_Stated]:
+    """What a clause states: by its attribute, by the rules that match, else by its own verb."""
+    verb = clause.verb
+    if clause.attribute:
+        return _attribute(clause.attribute, verb)
+    rest = verb.rest.removeprefix("up ") if verb.base == "give" else verb.rest
+    stopped = (
+        _STOPPED.match(rest) if verb.base in ("quit", "stop", "give") and not (verb.negated or verb.modal) else None
+    )
+    if stopped and is_gerund(stopped[1]):
+        verb = Verb(base_of(stopped[1]), third_person(base_of(stopped[1])), rest[stopped.end() :], ceased=True)
+    return list(_by_rules(verb)) or _by_verb(verb, clause)
 
 
-def _without_lead(clause: str) -> str:
-    """A clause without greetings, fillers and names called out at its start."""
-    clause = clause.strip(" ,.!|\"'-")
-    while match := _LEAD.match(clause) or _VOCATIVE.match(clause):
-        clause = clause[match.end() :].lstrip(" ,.!|\"'-")
-    return clause
+_STOPPED = re.compile(r"([a-z]{3,20}ing)\b\s*")
 
 
-def _without_times(clause: str, times: list[TimeSpan], offset: int) -> str:
-    """A clause with a mark in place of each expression of time and the preposition before it."""
-    out, reached = "", 0
-    for span in times:
-        out = _BEFORE_TIME.sub("", out + clause[reached : span.start_char - offset]) + f" {_TIME_MARK} "
-        reached = span.end_char - offset
-    return out + clause[reached:]
-
-
-def _drops_subject(plain: str) -> bool:
-    """Whether a clause begins with a verb whose "I" was left out: "Went to the beach", "Just moved"."""
-    match = _DROPPED_I.match(plain)
-    word = re.match(r"[A-Za-z]+", plain[match.end() if match else 0 :])
-    if word is None:
-        return False
-    lower = word[0].lower()
-    return is_irregular_past(lower) or lower in _DROPPED_VERBS or plain.lower().startswith(("going to ", "have been "))
-
-
-def _subject(match: re.Match[str], who: str, other: str) -> tuple[str, str]:
-    """Whom a clause speaks of, and the attribute of theirs that is its grammatical subject, if any."""
-    if match["first"]:
-        return who, ""
-    if match["he"]:
-        return other, ""
-    if match["name"]:
-        words = match["name"].split()
-        return ("", "") if words[0] in _NO_NAMES else (match["name"], "")
-    own = "My" if who == "I" else f"{who}'" if who.endswith("s") else f"{who}'s"
-    words = [fact_rules.SAME_WORD.get(word.lower(), word) for word in (match["owned"] or match["mine"]).split()[1:]]
-    thing = " ".join(words).strip(" ,")
-    if match["mine"] and _ATTRIBUTE.match(thing.lower()):
-        return who, thing.lower()
-    return f"{own} {thing}", ""
-
-
-def _verb(predicate: str, first_person: bool) -> _Verb | None:
-    """The verb at the start of a predicate; None where no verb stands."""
-    words = list(re.finditer(r"[^\W_]+(?:['-][^\W_]+)*|[^\w\s]", predicate[:200]))
-    verb = _Verb("", "", "")
-    surface: list[str] = []
-    for number, match in enumerate(words):
-        word = match[0].lower()
-        following = [other[0].lower() for other in words[number + 1 : number + 5]]
-        ahead = next((item for item in following if not is_adverb(item) and item != "not"), "")
-        if word in ("not", "never", "hardly") or (word == "no" and following[:1] == ["longer"]):
-            verb.negated |= word != "no"
-            verb.ceased |= word == "no"
-        elif (word == "longer" and verb.ceased) or is_adverb(word) or word == _TIME_MARK:
-            continue
-        elif not word[0].isalpha():
-            return None
-        elif word in MODALS:
-            verb.modal, verb.negated = word.replace("cannot", "can"), verb.negated or word == "cannot"
-        elif word == "used" and following[:1] == ["to"]:
-            verb.ceased = True
-        elif word == "to" and verb.ceased:
-            continue
-        elif word in ("am", "is", "are", "was", "were", "be", "been") and is_gerund(ahead):
-            verb.doing, verb.past = True, verb.past or word in ("was", "were")
-        elif word == "going" and verb.doing and following[:1] == ["to"] and len(following) > 1:
-            verb.modal, verb.doing = "will", False
-        elif word == "to" and verb.modal == "will" and not verb.base:
-            continue
-        elif word in ("have", "has", "had") and following[:1] == ["to"]:
-            verb.modal, verb.past = "have to", word == "had"
-        elif word == "to" and verb.modal == "have to":
-            continue
-        elif word in ("have", "has", "had") and (is_participle(ahead) and ahead != "put"):
-            verb.perfect = word != "had"
-            verb.past = word == "had"
-        elif word in ("do", "does", "did") and ahead and (verb.negated or "not" in following[:1] or ahead in VERBS):
-            verb.past |= word == "did"
-        else:
-            verb.base = base_of(word)
-            verb.past |= is_past(word) and not (verb.modal or verb.doing or verb.perfect)
-            if not (first_person or word in VERBS or verb.base in VERBS or is_past(word)):
-                return None
-            verb.rest = predicate[match.end() :].strip()
-            surface.append(
-                third_person(word)
-                if not (verb.past or verb.perfect or verb.doing or verb.negated or verb.modal)
-                else word
-            )
-            verb.surface = surface[-1]
-            if _CEASED_TAIL.search(verb.rest) and verb.negated:
-                verb.rest = _CEASED_TAIL.sub("", verb.rest)
-                verb.ceased, verb.negated = True, False
-            return verb
-    return None
-
-
-def _attribute(attribute: str, verb: _Verb) -> tuple[str, str, bool, bool] | None:
+def _attribute(attribute: str, verb: Verb) -> list[_Stated]:
     """What "my phone number is ..." states."""
-    if verb.base != "be" or verb.modal:
-        return None
     relation = fact_rules.RELATION_OF_ATTRIBUTE.get(attribute, attribute)
     value = _value(verb.rest, single=relation != "address")
-    if not value:
-        return None
-    if verb.negated:
-        return f"{relation} is not", value, False, False
-    return relation, value, not verb.past, verb.ceased
+    if verb.base != "be" or verb.modal or not value:
+        return []
+    return [
+        (f"{relation} is not", value, False, False)
+        if verb.negated
+        else (relation, value, True, verb.past or verb.ceased)
+    ]
 
 
-def _relation(verb: _Verb, first_person: bool) -> tuple[str, str, bool, bool] | None:
-    """What a predicate states, by the first rule that matches, else by its own verb."""
-    if verb.base in ("quit", "stop") or (verb.base == "give" and verb.rest.startswith("up ")):
-        rest = verb.rest.removeprefix("up ")
-        quits = re.match(r"([a-z]{3,20}ing)\b\s*", rest)
-        if quits and is_gerund(quits[1]) and not verb.negated:
-            inner = _Verb(base_of(quits[1]), third_person(base_of(quits[1])), rest[quits.end() :], ceased=True)
-            return _relation(inner, first_person)
+def _by_rules(verb: Verb) -> Iterator[_Stated]:
+    """What the first rule that matches a predicate says, and all rules marked "also"."""
     predicate = f"{verb.base} {verb.rest}"
-    if verb.modal in ("", "can", "would"):
-        for relation, marks, pattern in _RULES:
-            if not _tense_fits(verb, marks) or (verb.modal and verb.modal not in marks):
-                continue
-            match = pattern.match(predicate)
-            if match is None:
-                continue
-            value = _value(match["x"], single="one" in marks) if "x" in pattern.groupindex else ""
-            if not value and "x" in pattern.groupindex:
-                continue
-            if verb.negated:
-                return fact_rules.NEGATED.get(relation) or _denied(relation), value, False, False
+    found = False
+    for relation, marks, pattern in _RULES:
+        if (found and "also" not in marks) or not _tense_fits(verb, marks) or (verb.modal and verb.modal not in marks):
+            continue
+        match = pattern.match(predicate)
+        if match is None:
+            continue
+        has_value = "x" in pattern.groupindex
+        value = _value(match["x"], single="one" in marks) if has_value else ""
+        if has_value and not value:
+            continue
+        found = True
+        if verb.negated:
+            yield fact_rules.NEGATED.get(relation) or _denied(relation), value, False, False
+        else:
             ended = "ends" in marks or verb.ceased or ("state" in marks and verb.past)
-            return relation, value, "one" in marks, ended
-    return _by_verb(verb, first_person)
+            yield relation, value, "one" in marks, ended
 
 
-def _tense_fits(verb: _Verb, marks: frozenset[str]) -> bool:
+def _tense_fits(verb: Verb, marks: frozenset[str]) -> bool:
     happened = verb.past or verb.perfect
     return (
         ("past" not in marks or happened)
@@ -387,50 +163,71 @@ def _tense_fits(verb: _Verb, marks: frozenset[str]) -> bool:
     )
 
 
-def _by_verb(verb: _Verb, first_person: bool) -> tuple[str, str, bool, bool] | None:
-    """The verb itself as the relation: "went to" and "a support group"; None for what tells nothing."""
-    if verb.modal == "would" or (first_person and verb.base in fact_rules.SAYS_LITTLE):
-        return None
-    words = verb.rest.split()
-    if (
-        verb.base == "be"
-        and words
-        and words[0].lower().strip(",.!") in fact_rules.MOODS | {"so", "very", "really", "such"}
-    ):
-        return None
+def _by_verb(verb: Verb, clause: Clause) -> list[_Stated]:
+    """The verb itself as the relation: "went to" and "a support group"; nothing for what tells nothing."""
+    words = verb.rest.lower().split()
+    dull = verb.base in fact_rules.SAYS_LITTLE if clause.first_person else False
+    mood = verb.base == "be" and words and words[0].strip(",.!") in fact_rules.MOODS
+    if verb.modal == "would" or dull or mood:
+        return []
     particle = _PARTICLE.match(verb.rest)
     value = _value(verb.rest[particle.end() :] if particle else verb.rest, single=False)
-    if not any(stem not in _SAYS_NOTHING for stem in stems(value)):
-        return None
-    if verb.modal in _TOLD_MODALS and not verb.ceased:
-        told = _TOLD_MODALS[verb.modal]
-        return _denied(told) if verb.negated else told, f"{verb.base} {_value(verb.rest, single=False)}", False, False
+    tells = any(stem not in _SAYS_NOTHING for stem in stems(value))
+    if not tells and not (verb.ceased or (verb.base in fact_rules.TURNS and (verb.past or verb.perfect))):
+        return []
+    relation = _told_relation(verb)
+    if verb.modal and not verb.ceased:
+        return [(relation, f"{verb.base} {_value(verb.rest, single=False)}", False, False)] if tells else []
+    return [(f"{relation} {particle[1].lower()}" if particle and value else relation, value, False, verb.ceased)]
+
+
+def _told_relation(verb: Verb) -> str:
+    """The group of the verb in the third person: "is going to", "does not eat", "has visited"."""
     if verb.ceased:
-        relation = third_person(verb.base)
-    elif verb.negated:
-        relation = _denied(third_person(verb.base)) if not verb.past else f"did not {verb.base}"
-    else:
-        lead = "has " if verb.perfect else "was " if verb.doing and verb.past else "is " if verb.doing else ""
-        relation = lead + verb.surface
-    return f"{relation} {particle[1].lower()}" if particle else relation, value, False, verb.ceased
+        return third_person(verb.base)
+    if verb.modal:
+        told = fact_rules.TOLD_MODALS.get(verb.modal, verb.modal)
+        told = "had to" if told == "has to" and verb.past else told
+        return _denied(told) if verb.negated else told
+    if verb.negated:
+        if verb.base == "be" or verb.perfect:
+            return (
+                ("has not been" if verb.base == "be" else f"has not {verb.surface}")
+                if verb.perfect
+                else ("was not" if verb.past else "is not")
+            )
+        return f"did not {verb.base}" if verb.past else _denied(third_person(verb.base))
+    lead = (
+        "has been "
+        if verb.perfect and verb.doing
+        else "has "
+        if verb.perfect
+        else "was "
+        if verb.doing and verb.past
+        else "is "
+        if verb.doing
+        else ""
+    )
+    return lead + verb.surface
 
 
-_TOLD_MODALS = {"will": "is going to", "have to": "has to", "can": "can"}
 _PARTICLE = re.compile(
     r"((?:(?:up|out|off|down|back|away|over|along|together|on)\s)?(?:to|in|at|on|for|with|from|into|about|of|by|through|as|up|out|off"
     r"|down|back|over|around|after))\s",
     re.IGNORECASE,
 )
 _SAYS_NOTHING = frozenset(
-    stems("thing things lot way time great good nice really chat talk one bit fun point hear know back")
+    stems(
+        "thing things lot way time great good nice really chat talk one bit fun point hear know back best better well ok much"
+    )
 )
 
 
 def _denied(relation: str) -> str:
     """The relation that says the opposite: "lives in" to "does not live in", "is married to" to "is not married to"."""
     verb, _, rest = relation.partition(" ")
-    if verb in ("is", "was", "can", "has") and rest:
-        return f"{verb} not {rest}"
+    if verb in ("is", "was", "can") or (verb == "has" and rest):
+        return f"{verb} not {rest}".strip()
     return f"does not {base_of(verb)} {rest}".strip()
 
 
@@ -443,12 +240,13 @@ def _value(rest: str, single: bool) -> str:
         end = _SINGLE_END.search(value)
         value = value[: end.start()] if end else value
     value = value[:200].strip(" ,.!?\"'*~")
+    if value.lower() in fact_rules.POINTERS or _POINTS.match(value):
+        return ""
     while tail := _VALUE_TAIL.search(value):
         value = value[: tail.start()].rstrip(" ,")
     return value if re.search(r"\w", value) else ""
 
 
-_OPPOSITE = {"likes": "dislikes", "dislikes": "likes"}
 _ENDED_BY_LEAVING = frozenset({"works at", "lives in", "studies at"})
 
 
@@ -465,7 +263,7 @@ def contradicts(new: Fact, old: Fact) -> bool:
         if new.relation == "left":
             return same and old.relation in _ENDED_BY_LEAVING
         return new.relation == old.relation and (overlap or not new.value)
-    if new.relation in (_denied(old.relation), _OPPOSITE.get(old.relation), f"{old.relation} is not"):
+    if new.relation in (_denied(old.relation), fact_rules.NEGATED.get(old.relation), f"{old.relation} is not"):
         return overlap
     if new.relation == "has" == old.relation:
         return _counted(new) and _counted(old) and same is False and _without_numbers(new) == _without_numbers(old)
@@ -505,4 +303,5 @@ def _without_numbers(fact: Fact) -> frozenset[str]:
     return frozenset(stems(_NUMBER.sub("", fact.value)))
 
 
+_POINTS = re.compile(r"(?:how|when|that|what|why|where|it|them)\s", re.IGNORECASE)
 _NUMBER = re.compile(r"\s*(?:\d+|one|two|three|four|five|six|seven|eight|nine|ten|an?|no)\b", re.IGNORECASE)

@@ -18,14 +18,17 @@ _DATE = (
     rf"|\d{{1,2}}(?:st|nd|rd|th)?\s{_MONTH}\b|{_MONTH}\s\d{{1,2}}(?:st|nd|rd|th)?(?!\d)|(?<![\d.,])(?:1\d|20)\d\d(?![\d.,]\d|\d)(?:s\b)?"
 )
 _CAPITAL = r"(?:[A-Z\u00c0-\u00de][\w'\u2019]*\.?(?:-[\w]+)*|[a-z]{1,2}[A-Z]\w+)"
-_PART = rf"(?:(?<!\w)(?:[A-Z]\.\s?){{1,4}}|{_CAPITAL}|\d{{1,4}}(?:st|nd|rd|th)?\b)"
-_JOINT = r"(?:\s(?:of|of\sthe|and|&|de|da|do|dos|di|la|le|el|al|van|von|der|den|for|for\sthe|in|in\sthe|the|on|to|at)\s|\s|\s?-\s?|,\s(?=(?:Jr|Sr|Inc|Ltd)\b)|\s?&\s?)"
+_PART = rf"(?:(?<!\w)(?:[A-Z]\.\s?){{0,3}}[A-Z]\.|{_CAPITAL}|\d{{1,4}}(?:st|nd|rd|th)?\b)"
+_JOINT = (
+    r"(?:\s(?:of|of\sthe|de|da|do|dos|di|la|le|el|al|van|von|der|den|for|for\sthe|the)\s"
+    r"|\s|\s?-\s?|,\s(?=(?:Jr|Sr|Inc|Ltd)\b)|\s?&\s?)"
+)
 _NAME = re.compile(
     rf"(?P<quoted>[\"\u201c](?P<q>[^\"\u201c\u201d\n]{{2,80}})[\"\u201d]|``\s?(?P<q2>[^`'\n]{{2,80}}?)\s?'')"
-    rf"|(?P<date>{_DATE})"
+    rf"|(?P<dated>(?<=[Tt]he\s)(?:1[89]|20)\d\d\s{_CAPITAL}(?:{_JOINT}{_PART}){{0,8}})|(?P<date>{_DATE})"
     rf"|(?P<name>{_CAPITAL}(?:{_JOINT}{_PART}){{0,8}})"
 )
-_INNER = re.compile(r"\s(?:and|for|in|on|to|at|the|in\sthe|for\sthe)\s", re.IGNORECASE)
+
 _FIRST = re.compile(r"\b(?:I|my|me|mine|myself)\b")
 _NOT_NAMES = frozenset(
     """i monday tuesday wednesday thursday friday saturday sunday hey hi hello oh wow thanks thank yeah yes no ok okay lol haha

@@ -87,7 +87,7 @@ def third_person_of(text: str, speaker: str) -> str:
             if lower in ("i", "we") and last_word == "and":  # "Tom and I are"
                 verb_due = False
         elif verb_due and piece[0].isalpha():
-            if is_adverb(lower) or lower == "not":
+            if is_adverb(lower) or lower in ("not", "no", "longer"):
                 out.append(piece)
             else:
                 out.append(third_person(piece))

@@ -53,7 +53,9 @@ _NOUN_PHRASE_END = re.compile(
     r"|situated|published|written|directed|produced|released|founded|created|based|known|named|called|formed|born|made"
     r"|developed|starring|featuring)\b"
 )
-_CLAUSE_BREAK = re.compile(r"[;:]|,\s(?:but|while|whereas|although)\s")
+_IS_A = re.compile(
+    r"(?:\s\([^()]{0,120}\))?(?:,?\s(is|are|was|were|became)\s(?:also\s|still\s)?(?=(?:an?|the|one)\s)|,\s(?=an?\s))"
+)
 
 
 def triples(text: str, *, title: str | None = None, speaker: str | None = None) -> list[tuple[str, str, str]]:
@@ -96,8 +98,8 @@ def _of_sentence(sentence: str, named: list[Mention], title: str, speaker: str) 
         out.append((subject, what[0], what[1]))
     relation, previous = "", subject
     for item in named:
-        between = sentence[reached : item.first]
-        owned = _OWNED.match(between) if previous != subject or not out else _OWNED.match(between)
+        between = sentence[reached : item.first].strip('"\u201c\u201d`')
+        owned = _OWNED.match(between)
         if owned:
             out.append((previous, owned[1], item.text))
         elif relation and _LIST.match(between):
@@ -111,8 +113,8 @@ def _of_sentence(sentence: str, named: list[Mention], title: str, speaker: str) 
                 else:
                     relation = link
                     out.append((subject, relation, item.text))
-            elif item.kind != "date":
-                out.append((previous, _words_between(between) or "with", item.text))
+            else:
+                out.append((previous, _words_between(between) or ("in" if item.kind == "date" else "with"), item.text))
         previous, reached = item.text, item.last
     return out
 
@@ -140,16 +142,14 @@ def _has_verb(words: str) -> bool:
 
 
 def _copula(rest: str) -> tuple[str, str] | None:
-    """is a ..., was the ..."""
-    match = re.match(
-        r"(?:\s\([^()]{0,120}\))?,?\s(is|are|was|were|became)\s(?:also\s|still\s)?(?=(?:an?|the|one)\s)", rest
-    )
+    """is a ..., was the ...; ", a ..." is read as "is a ..."."""
+    match = _IS_A.match(rest)
     if match is None:
         return None
     words = rest[match.end() :]
     end = _NOUN_PHRASE_END.search(words)
     phrase = " ".join((words[: end.start()] if end else words).split()[:MAX_OBJECT_WORDS])
-    return (match[1], re.sub(r"^(?:an?|the)\s", "", phrase)) if phrase else None
+    return (match[1] or "is", re.sub(r"^(?:an?|the)\s", "", phrase)) if phrase else None
 
 
 def _link(between: str) -> str:
