@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
@@ -64,6 +64,7 @@ def test_plain_statements(text: str, subject: str, relation: str, value: str, si
         "I might move to Rome.",
         "I wish I lived in Rome.",
         "If I lived in Rome, that would be great.",
+        "If I get the job, I will move to Rome.",
         "I hope to live in Rome one day.",
         "You live in Rome.",
         "Wow, that's great!",
@@ -102,6 +103,9 @@ def test_what_ceased_to_hold(text: str, relation: str, value: str) -> None:
         ("I moved last May", "Ana moved in May 2024."),
         ("Yesterday I bought a red bike.", "On 31 July 2024 Ana bought a red bike."),
         ("I have a cat", "Ana has a cat."),
+        ("Last May, I moved to Porto.", "In May 2024, Ana moved to Porto."),
+        ("I moved to Porto - do you like it?", "Ana moved to Porto."),
+        ("We were in Rome on Monday", "Ana was in Rome on 29 July 2024."),
         ("I'm not married to Tom", "Ana is not married to Tom."),
         ("I don't like my job.", "Ana does not like Ana's job."),
         ("My favourite book is Dune.", "Ana's favourite book is Dune."),
@@ -202,7 +206,5 @@ def test_any_text_is_read(text: str, speaker: str | None) -> None:
 
 
 def test_long_text_is_read_up_to_a_limit() -> None:
-    text = "I moved to Porto. " + "so " * 3_000_000
-    start = datetime.now(UTC)
-    assert only(text).value == "Porto"
-    assert datetime.now(UTC) - start < timedelta(seconds=20)
+    assert only("I moved to Porto. " + "so " * 3_000_000).value == "Porto"
+    assert said("so " * 3_000_000 + "I moved to Porto.") == []

@@ -78,6 +78,7 @@ _LEAD = re.compile(
     r"|hey|hi|hello|oh|ooh|wow|whoa|well|yeah|yes|nope|no|yep|yup|sure"
     r"|ok|okay|haha|lol|actually|anyway|also|honestly|so|and|but|then|or|fyi|um|uh|ah|aw|absolutely|definitely|exactly|nice"
     r"|cool|great|awesome|sounds good|unfortunately|luckily|fortunately|plus|because|although|though|while|my news"
+    r"|(?:since|after|now that)(?= (?:i|we|my)\b)"
     r"|i (?:just )?(?:think|believe|guess|mean|must say|have to say|would say|know|remember|realized|found out)(?: that)?"
     r"(?= (?:i|my|we|our|he|she)\b)"
     r"|(?:in|to) my (?:opinion|mind))(?![\w'])[\s,.!:-]{0,4})",
@@ -92,15 +93,22 @@ _TAIL = re.compile(
 _PERSON = r"(?:I|we|me and|he|she|they|my|our|his|her|you|it|there|that|this)"
 _AND_DID = "|".join(sorted({*fact_rules.DROPPED_VERBS, *IRREGULAR_PASTS}))
 _CLAUSE = re.compile(
-    rf"\s*(?:[;:](?!\d)|\.\.\.|\s--?\s|\s?[\u2013\u2014]\s?)\s*"
+    rf"\s*(?:[;:](?=\s)|\.\.\.|\s--?\s|\s?[\u2013\u2014]\s?)\s*"
     rf"|,?\s(?:and|but|so|because|although|though|cause|whereas)\s(?={_PERSON}\b)"
     rf"|,\s(?=(?:(?:and|but|so|then|now)\s)?{_PERSON}\b)"
     rf"|,?\s(?P<same>and|but)\s(?=(?:then\s|also\s|just\s|recently\s)?(?:{_AND_DID})\s)",
     re.IGNORECASE,
 )
+_DASH = re.compile(r"\s--?\s|[;\u2013\u2014]")
+_IF = re.compile(r"\s*(?:(?:and|but|so)\s)?(?:if|unless|in case|suppose)\b", re.IGNORECASE)
+_ADVERBIAL = re.compile(  # "Last May", "On Friday" before ", I moved"
+    r"\s*(?:(?:oh|well|so|and|but|then)\W{1,3})?(?:on|in|at|last|next|this|yesterday|today|tomorrow|tonight|after|before|during|since"
+    r"|over|recently|earlier|a|an|two|three|\d+|back|one|the (?:day|week|month|year|other))\b(?:(?!\b(?:I|we|my)\b)[^,]){0,50}$",
+    re.IGNORECASE,
+)
 _CALLED_LAST = re.compile(r"(?<=[a-z]), [A-Z][a-z]{1,20}[\s.!]*$")
 _UNREAL = re.compile(
-    r"(?:if|unless|whether|imagine|suppose|maybe|perhaps|what if|in case|even if|i wish|wish|i hope|hope|hopefully|let's|let us"
+    r"(?:if|unless|whether|we all|imagine|suppose|maybe|perhaps|what if|in case|even if|i wish|wish|i hope|hope|hopefully|let's|let us"
     r"|when(?:ever)?|i wonder|i was wondering|who|why|how|what|where|which)\b",
     re.IGNORECASE,
 )
@@ -116,7 +124,7 @@ _TOGETHER = (
 _SUBJECT = re.compile(
     rf"(?P<first>{_TOGETHER}|I\b|[Ww]e\b)"
     rf"|(?P<owned>(?:[Mm]y|[Oo]ur|[A-Z][a-z]+'s)\s(?:[\w-]+\s){{0,3}}?(?:{_KIN})\b(?P<called>,?\s[A-Z][a-z]+\b,?)?(?:'s\s[\w-]+)?)(?=\s)"
-    r"|(?P<mine>(?:[Mm]y|[Oo]ur)\s(?:[\w-]+\s?){1,4}?)(?=\s(?:is|are|was|were)\b)"
+    r"|(?P<mine>(?:[Mm]y|[Oo]ur)\s(?:[\w-]+\s?){1,4}?)(?=\s(?:is|are|was|were|has|had|\w{2,20}ed)\b)"
     r"|(?P<he>[Hh]e|[Ss]he)\b"
     rf"|(?P<name>{NAME})(?=\s)"
 )
@@ -132,11 +140,12 @@ def clauses(text: str, who: str, at: datetime) -> Iterator[Clause]:
     other = ""  # whom "he" or "she" means
     for first, last in sentences(text):
         sentence = text[first:last]
-        if sentence.rstrip("\"' )").endswith("?"):
-            continue
+        if sentence.rstrip("\"' )").endswith("?"):  # "I moved - do you like it?" states something before it asks
+            sentence = sentence[: max((match.start() for match in _DASH.finditer(sentence)), default=0)]
         phrase = ""  # the subject of the clause before, as it was said
+        times = [span for span in spans if first <= span.start_char < last] if spans else []
         for start, end, same in _pieces(sentence):
-            inside = [span for span in spans if first + start <= span.start_char and span.end_char <= first + end]
+            inside = [span for span in times if first + start <= span.start_char and span.end_char <= first + end]
             said = _Said(sentence[start:end], inside, first + start, at, phrase if same else "")
             phrase = ""
             read = _read(said, who, other)
@@ -149,12 +158,23 @@ def clauses(text: str, who: str, at: datetime) -> Iterator[Clause]:
 
 
 def _pieces(sentence: str) -> list[tuple[int, int, bool]]:
-    """Where the clauses of a sentence stand, as (first, last, whether the subject is that of the clause before)."""
+    """Where the clauses of a sentence stand, as (first, last, whether the subject is that of the clause before).
+
+    A sentence with a condition has none.
+    """
     spans, reached, same = [], 0, False
+    conditional = False
     for match in _CLAUSE.finditer(sentence):
+        before = sentence[reached : match.start()]
+        if _IF.match(before):
+            conditional = True
+        elif _ADVERBIAL.match(before) and match[0].startswith(","):
+            continue
         spans.append((reached, match.start(), same))
         reached, same = match.end(), bool(match["same"])
     spans.append((reached, len(sentence), same))
+    if conditional:
+        return []
     return [(start, min(end, start + MAX_CLAUSE_CHARS), same) for start, end, same in spans if end - start > 3]
 
 
@@ -230,7 +250,7 @@ def _dropped_subject(plain: str) -> str:
     match = _DROPPED_I.match(plain)
     word = re.match(r"[A-Za-z]+(?=\s)", plain[match.end() if match else 0 :])
     lower = word[0].lower() if word else ""
-    known = is_irregular_past(lower) or lower in fact_rules.DROPPED_VERBS
+    known = is_irregular_past(lower) or lower in fact_rules.DROPPED_VERBS or (match is not None and is_past(lower))
     if lower in ("was", "were", "did"):  # more often "it was", "did you"
         return ""
     return "I" if known else ""
@@ -244,7 +264,11 @@ def _subject(match: re.Match[str], who: str, other: str) -> tuple[str, str]:
         return other, ""
     if match["name"]:
         words = match["name"].split()
-        bad = words[0] in fact_rules.NO_NAMES or words[-1].endswith(("'s", "'")) or is_adverb(words[0].lower())
+        bad = (
+            words[0] in fact_rules.NO_NAMES
+            or words[-1].endswith(("'s", "'", "'ve", "'d", "'re", "'ll"))
+            or is_adverb(words[0].lower())
+        )
         return ("", "") if bad or is_gerund(words[0].lower()) else (match["name"], "")
     owner = (match["owned"] or "").split("'")[0]
     if match["owned"] and owner != match["owned"] and owner[:1].isupper() and " " not in owner:
@@ -302,7 +326,7 @@ def _verb(predicate: str, first_person: bool, plural: bool) -> Verb | None:
                 return None
             verb.rest = predicate[match.end() :].strip()
             plain_form = not (verb.past or verb.perfect or verb.doing or verb.negated or verb.modal)
-            verb.surface = third_person(word) if first_person and plain_form else word
+            verb.surface = third_person(word) if first_person and (plain_form or word == "were") else word
             if _CEASED_TAIL.search(verb.rest) and verb.negated:
                 verb.rest = _CEASED_TAIL.sub("", verb.rest)
                 verb.ceased, verb.negated = True, False

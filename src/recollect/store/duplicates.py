@@ -89,7 +89,7 @@ def near_identical(a: str, b: str, cosine: float | None = None) -> bool:
     """Whether two texts say the same in other clothes; `cosine` of their vectors, where known, may only forbid it."""
     if cosine is not None and cosine < LEAST_COSINE:
         return False
-    return _alike(_signature(a), _signature(b))
+    return _alike(_signature(a[:MAX_CHARS]), _signature(b[:MAX_CHARS]))
 
 
 def groups(texts: Sequence[str], vectors: np.ndarray | None = None) -> list[list[int]]:
@@ -100,7 +100,7 @@ def groups(texts: Sequence[str], vectors: np.ndarray | None = None) -> list[list
     """
     found: list[list[int]] = []
     by_key: dict[tuple[object, ...], list[int]] = defaultdict(list)  # key -> numbers of groups
-    signatures = [_signature(text) for text in texts]
+    signatures = [_signature(text[:MAX_CHARS]) for text in texts]
     for index, signature in enumerate(signatures):
         for number in by_key[signature.key][:MAX_COMPARED]:
             first = found[number][0]
@@ -167,9 +167,9 @@ def _slip(a: str, b: str) -> bool:
     return doubled or (len(longer) > 8 and longer[place] in "aeiou")
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def _signature(text: str) -> _Signature:
-    text = text[:MAX_CHARS].replace("\0", " ")
+    text = text.replace("\0", " ")
     asks = text.rstrip("\"' )").endswith("?")
     expanded = _FILLERS.sub(" ", expand(text))
     words: list[tuple[str, str]] = []
@@ -182,7 +182,7 @@ def _signature(text: str) -> _Signature:
     ):
         word = token.casefold().removesuffix("'s").replace("'", "")
         if word[:1].isdigit() or word in _NUMBERS or not word[:1].isalpha():
-            numbers.append(_NUMBERS.get(word, word.rstrip(".,")))
+            numbers.append(_NUMBERS.get(word) or word.rstrip(".,"))
             continue
         if word in NEGATIONS:
             marks["not"] += 1

@@ -4,7 +4,7 @@ One rule a line: relation | marks | pattern. A pattern is matched at the start o
 form ("live in Porto" for "lives", "living", "lived"); {x} is the value, {name} one that begins with a capital, {place} a
 name or a dwelling, {job} an occupation, {post} a job's name in general, {my} whose it is, {away} a direction. Marks:
 one: a newer value ends the older one. many: values stand side by side. ends: it ceased to hold.
-past: only of what has happened. now: not in the simple past. doing: only in the progressive ("is reading").
+past: only of what has happened. now: not in the simple past. doing: only in the progressive ("is reading"). plain: never in it.
 also: beside another rule. state: in the simple past it holds no longer ("lived in"). would, can: also after that word.
 Where several rules match, the first counts. A rule without a value says the relation holds with nobody named.
 """
@@ -67,11 +67,11 @@ is learning      | many doing    | learn(?: about| how)? {x}
 plays            | many now      | play {x}
 drives           | one now       | drive (?P<x>(?:an?|my|the) .+)
 has              | many          | (?:adopt|rescue) (?P<x>(?:an?|two|three|another|\d+) .+)
-has              | many          | (?:get|buy) (?P<x>(?:an?|two|another|\d+)(?: [\w-]+)? (?:dog|cat|puppy|kitten|pet|car|house|bike)s?\b.*)
-has              | many now      | (?:have|own|have got) {x}
+has              | many          | (?:get|buy) (?P<x>(?:an?|two|another|\d+)(?: \w+)? (?:dog|cat|puppy|kitten|pet|car|house)s?\b.*)
+has              | many now plain | (?:have|own|have got) {x}
 wants            | many would    | (?:want|would like|would love) (?!to\b){x}
 wants to         | many would    | (?:want|like|love|dream of|wish|long) to {x}
-plans to         | many          | (?:plan|intend|aim|decide)(?: on| to)? {x}
+plans to         | many          | (?:plan (?:on|to)|intend to|aim to|decide to) {x}
 needs to         | many          | need to {x}
 needs            | many          | need {x}
 """
@@ -109,7 +109,9 @@ RELATION_OF_ATTRIBUTE = {
 }
 TOLD_MODALS = {"will": "is going to", "have to": "has to"}
 # Turns in a life, told even without an object.
-TURNS = frozenset("move relocate retire graduate divorce marry propose elope emigrate immigrate quit resign".split())
+TURNS = frozenset(
+    "move relocate retire graduate divorce marry propose elope emigrate immigrate quit resign injure".split()
+)
 NEGATED = {"likes": "dislikes", "dislikes": "likes", "has": "does not have", "plays": "does not play"}
 
 JOBS = """
@@ -153,7 +155,7 @@ MOODS = frozenset(
 )
 
 # Values that only point at something said before.
-POINTERS = frozenset("it that this them him her you one those these there here so such some any".split())
+POINTERS = frozenset("it that this them him her you one those these there here so such some any ever".split())
 
 # Verbs that begin a sentence whose "I" was left out, beside the pasts of irregular ones.
 DROPPED_VERBS = frozenset(
