@@ -103,6 +103,7 @@ def test_what_ceased_to_hold(text: str, relation: str, value: str) -> None:
         ("I moved last May", "Ana moved in May 2024."),
         ("Yesterday I bought a red bike.", "On 31 July 2024 Ana bought a red bike."),
         ("I have a cat", "Ana has a cat."),
+        ("Been rehearsing hard for the show.", "Ana has been rehearsing hard for the show."),
         ("Last May, I moved to Porto.", "In May 2024, Ana moved to Porto."),
         ("I moved to Porto - do you like it?", "Ana moved to Porto."),
         ("We were in Rome on Monday", "Ana was in Rome on 29 July 2024."),

@@ -251,6 +251,8 @@ def _dropped_subject(plain: str) -> str:
     word = re.match(r"[A-Za-z]+(?=\s)", plain[match.end() if match else 0 :])
     lower = word[0].lower() if word else ""
     known = is_irregular_past(lower) or lower in fact_rules.DROPPED_VERBS or (match is not None and is_past(lower))
+    if lower == "been":
+        return "I have"
     if lower in ("was", "were", "did"):  # more often "it was", "did you"
         return ""
     return "I" if known else ""

@@ -75,7 +75,7 @@ VERBS = frozenset(
 NEGATIONS = frozenset("not never no nobody nothing none neither nor without cannot nowhere hardly".split())
 MODALS = frozenset("will would can could may might must shall should cannot".split())
 ADVERBS = frozenset(
-    """all each also just still always often usually sometimes even now once only already both either ever never soon then
+    """all each last also just still always often usually sometimes even now once only already both either ever never soon then
     recently finally actually really currently presently lately definitely absolutely totally basically kind of sort
     of pretty quite so very too almost nearly mostly mainly generally normally typically occasionally rarely seldom
     again though however therefore thus maybe perhaps probably certainly surely truly deeply simply first long since

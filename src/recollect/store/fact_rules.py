@@ -144,7 +144,7 @@ SAME_WORD: dict[str, str] = {
 # Verbs whose statements in the first person tell how somebody talks, not what is so.
 SAYS_LITTLE = frozenset(
     """think guess hope wish wonder mean know agree understand bet suppose believe appreciate thank imagine promise see
-    hear feel sound look seem say tell ask admit doubt swear remember assume suggest recommend let figure""".split()
+    hear feel sound seem say tell ask admit doubt swear remember assume suggest recommend let figure""".split()
 )
 MOODS = frozenset(
     """glad happy sorry sure excited thrilled proud grateful thankful tired good great fine ok okay well afraid curious

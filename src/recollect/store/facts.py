@@ -304,5 +304,5 @@ def _without_numbers(fact: Fact) -> frozenset[str]:
     return frozenset(stems(_NUMBER.sub("", fact.value)))
 
 
-_POINTS = re.compile(r"(?:how|when|that|what|why|where|it|them|each other)\s", re.IGNORECASE)
+_POINTS = re.compile(r"(?:how|when|that|what|why|where|it|them|each other)(?:\s|$)", re.IGNORECASE)
 _NUMBER = re.compile(r"\s*(?:\d+|one|two|three|four|five|six|seven|eight|nine|ten|an?|no)\b", re.IGNORECASE)
