@@ -21,7 +21,7 @@ from recollect.cli.common import (
     when,
 )
 from recollect.errors import InvalidInput
-from recollect.store.derivation import Change, Consolidation
+from recollect.store.consolidation import Change, Consolidation
 
 EXAMPLES = (
     "Examples:  recollect consolidate --dry-run   |   recollect consolidate   |   recollect consolidate --list"

@@ -24,7 +24,7 @@ def run(
         raise InvalidInput(f"home: {home!r:.40} is not known; choose one of: {', '.join(HOMES)}.")
     chosen = [system for system in SYSTEMS if home in (None, system.home)]
     if json:
-        print_json([asdict(system) for system in chosen])
+        print_json([{name: value for name, value in asdict(row).items() if name != "method"} for row in chosen])
         return
     table = Table("key", "name", "home", "year", "paper")
     for system in chosen:

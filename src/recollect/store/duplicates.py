@@ -12,6 +12,7 @@ texts with an equal key are compared: time grows linearly with the number of tex
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -90,6 +91,11 @@ def near_identical(a: str, b: str, cosine: float | None = None) -> bool:
     if cosine is not None and cosine < LEAST_COSINE:
         return False
     return _alike(_signature(a[:MAX_CHARS]), _signature(b[:MAX_CHARS]))
+
+
+def digest(text: str) -> bytes:
+    """16 bytes that near-identical texts share, and few others do: to look for candidates by."""
+    return hashlib.blake2b(repr(_signature(text[:MAX_CHARS]).key).encode(), digest_size=16).digest()
 
 
 def groups(texts: Sequence[str], vectors: np.ndarray | None = None) -> list[list[int]]:

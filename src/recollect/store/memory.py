@@ -15,7 +15,7 @@ import numpy as np
 
 from recollect.errors import Conflict, InvalidInput, NotFound
 from recollect.lm.meter import Metered
-from recollect.store import derivation, figures, forgetting, fulltext, graph, lexical, notes
+from recollect.store import consolidation, derivation, figures, forgetting, fulltext, graph, lexical, notes
 from recollect.store.checks import (
     MAX_NAME_CHARS,
     MAX_TEXT_CHARS,
@@ -27,7 +27,8 @@ from recollect.store.checks import (
     new_id,
     query_text,
 )
-from recollect.store.derivation import Consolidation, DeriveReport, Run
+from recollect.store.consolidation import Consolidation, Run
+from recollect.store.derivation import DeriveReport
 from recollect.store.engine import Engine
 from recollect.store.figures import Stats
 from recollect.store.method import DEFAULT_METHOD, Method, Request, Scope, make_method, method_targets
@@ -498,15 +499,15 @@ class Memory:
         """
         if not dry_run:
             self.derive(retry=True)
-        return derivation.consolidate(self.engine, self.method, self.user, self.agent, dry_run)
+        return consolidation.consolidate(self.engine, self.method, self.user, self.agent, dry_run)
 
     def consolidations(self) -> list[Run]:
         """The consolidations that stand, newest first."""
-        return derivation.runs(self.engine.db, self.user)
+        return consolidation.runs(self.engine.db, self.user)
 
     def undo(self, run: int | None = None) -> list[Run]:
         """Undo a consolidation (default: the last), and those that its method did after it. Raises NotFound."""
-        return derivation.undo(self.engine, self.user, run)
+        return consolidation.undo(self.engine, self.user, run)
 
     # Forgetting
 

@@ -33,6 +33,8 @@ class NewNote:
     agent: str | None = None
     replaces: tuple[str, ...] = ()  # ids of notes whose place it takes
     closes: tuple[str, ...] = ()  # ids of notes whose validity it ends
+    closed_by: str | None = None  # id of a note that ends its own
+    same: bytes | None = None  # a hash that near-identical texts share, for those that are to be found by it
     chunks: list[Chunk] = field(default_factory=list)
 
 
@@ -103,8 +105,8 @@ def insert(
             key = note.key if note.key != note.text else None
             seq = db.insert(
                 "INSERT INTO notes (id, session, kind, text, method, method_version, at, at_offset, recorded, "
-                "recorded_offset, valid_from, valid_to, meta, terms, key, any_source, run) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "recorded_offset, valid_from, valid_to, meta, terms, key, any_source, run, same, about) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     note.id,
                     place,
@@ -121,6 +123,8 @@ def insert(
                     key,
                     note.any_source,
                     run,
+                    item.same,
+                    subject.casefold() if isinstance(subject := note.meta.get("subject"), str) else None,
                 ),
             )
             seqs[note.id] = seq
@@ -134,6 +138,9 @@ def insert(
             if item.note.id in seqs:
                 for column, ids in (("replaced_by", item.replaces), ("closed_by", item.closes)):
                     changed += _point(db, column, ids, seqs[item.note.id], owner)
+                if item.closed_by is not None:
+                    closer = db.rows("SELECT seq FROM notes WHERE id = ?", (item.closed_by,))
+                    changed += _point(db, "closed_by", (item.note.id,), closer[0][0], owner) if closer else 0
         if changed:
             db.bump_epoch()
     return written
@@ -254,6 +261,11 @@ def seen(db: Database, view: View) -> dict[int, Note]:
     """The notes of a view, by database row."""
     condition, bound = view.sql()
     return _notes(db, db.rows(f"{_NOTE}{condition} ORDER BY n.seq", bound), view.filter.until)
+
+
+def select(db: Database, condition: str, values: Sequence[Any]) -> dict[int, Note]:
+    """Notes by a WHERE condition of `View.sql`, which may have been narrowed, by database row."""
+    return _notes(db, db.rows(f"{_NOTE}{condition} ORDER BY n.seq", values), None)
 
 
 def derived_from(db: Database, view: View, episodes: Iterable[str]) -> dict[int, Note]:

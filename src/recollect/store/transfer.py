@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from recollect.errors import InvalidInput
 from recollect.store import derivation, lexical, notes
+from recollect.store.duplicates import digest
 from recollect.store.method import method_targets
 from recollect.store.notes import NewNote
 from recollect.store.records import Episode, Link, Note, parse_time, to_json
@@ -199,8 +200,9 @@ def _restore_note(memory: Memory, fields: dict[str, Any], renamed: dict[str, str
 
         renamed[note.id] = "no_" + new_id(note.recorded_at)
         note = replace(note, id=renamed[note.id])
-    item = NewNote(note, agent)
-    with memory.engine.writing_notes([item], tokens=note.method not in method_targets()):
+    derived = note.method in method_targets()
+    item = NewNote(note, agent, same=digest(note.text) if derived else None)
+    with memory.engine.writing_notes([item], tokens=not derived):
         notes.insert(db, [item], memory.user)
     return True
 

@@ -15,6 +15,10 @@ ALTER TABLE notes ADD COLUMN any_source INTEGER NOT NULL DEFAULT 0;  -- 1 when e
 ALTER TABLE notes ADD COLUMN run INTEGER REFERENCES runs (ref);      -- the consolidation that made it
 ALTER TABLE notes ADD COLUMN replaced_by INTEGER REFERENCES notes (seq) ON DELETE SET NULL;
 ALTER TABLE notes ADD COLUMN closed_by INTEGER REFERENCES notes (seq) ON DELETE SET NULL;  -- what ended its validity
+ALTER TABLE notes ADD COLUMN same BLOB;   -- a hash that near-identical texts share; NULL where nobody looks for them
+ALTER TABLE notes ADD COLUMN about TEXT;  -- of a fact: its subject, case-folded
+CREATE INDEX notes_by_same ON notes (method, same) WHERE same IS NOT NULL;
+CREATE INDEX notes_by_about ON notes (method, about) WHERE about IS NOT NULL;
 CREATE INDEX notes_by_method ON notes (method, kind);
 CREATE INDEX notes_by_run ON notes (run) WHERE run IS NOT NULL;
 CREATE INDEX notes_replaced ON notes (replaced_by) WHERE replaced_by IS NOT NULL;

@@ -1,0 +1,117 @@
+"""Settling: what is new is held against what is there. Said again, it is one more source; changed, it closes the older.
+
+Both need no language model. Near-identical notes are found by a hash that they share (`duplicates`), facts that a newer one
+ends by their subject (`facts.contradicts`). A fact that was said earlier than what contradicts it is closed at once, so that
+the order in which conversations are imported does not matter.
+
+Cost: two indexed look-ups a note.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from recollect.store import notes
+from recollect.store.checks import new_id
+from recollect.store.duplicates import digest, near_identical
+from recollect.store.engine import Engine
+from recollect.store.facts import Fact, contradicts
+from recollect.store.method import Draft, Method, Scope
+from recollect.store.notes import NewNote, View
+from recollect.store.records import Episode, Note
+
+
+@dataclass(slots=True)
+class Found:
+    """A note that a method has derived and that is still to be settled."""
+
+    note: Note
+    said_at: datetime  # the time of what it was derived from
+    fact: Fact | None = None
+
+
+def new_note(method: Method, kind: str, text: str, sources: Sequence[Episode | str], **more: Any) -> Note:
+    """A note of a method. `more`: further fields of `Note`. Its version names the language model that had a hand in it."""
+    now = datetime.now().astimezone()
+    version = f"{method.version}, {method.lm.name}" if method.lm is not None else method.version
+    ids = tuple(dict.fromkeys(source if isinstance(source, str) else source.id for source in sources))
+    return Note("no_" + new_id(now), kind, text, method.name, version, ids, now, **more)
+
+
+def fact_note(method: Method, kind: str, fact: Fact, episode: Episode, meta: Mapping[str, Any] | None = None) -> Found:
+    """A fact as a note, that each episode which states it carries alone."""
+    kept = {"subject": fact.subject, "relation": fact.relation, "value": fact.value}
+    kept |= {name: True for name in ("single", "ends") if getattr(fact, name)}
+    note = new_note(
+        method, kind, fact.text, [episode], valid_from=fact.at, any_source=True, meta=dict(meta or {}) | kept
+    )
+    return Found(note, episode.at, fact)
+
+
+def fact_of(note: Note) -> Fact | None:
+    """The fact that a note of `fact_note` holds, or None."""
+    meta = note.meta
+    if not isinstance(meta.get("subject"), str) or not isinstance(meta.get("relation"), str):
+        return None
+    value = str(meta.get("value", ""))
+    single, ends = bool(meta.get("single")), bool(meta.get("ends"))
+    return Fact(meta["subject"], meta["relation"], value, note.text, single, note.valid_from, ends, 0, len(note.text))
+
+
+def settle(engine: Engine, scope: Scope, method: Method, found: Sequence[Found]) -> Draft:
+    """The draft of new notes, held against the live notes of the same method and kind, and against each other."""
+    draft = Draft()
+    fresh: list[tuple[Found, NewNote]] = []
+    for item in sorted(found, key=lambda item: item.said_at):
+        mark = digest(item.note.text)
+        again = next((new for other, new in fresh if new.same == mark and _same(item, other.note)), None)
+        if again is not None:
+            sources = tuple(dict.fromkeys((*again.note.sources, *item.note.sources)))
+            again.note = _with_sources(again.note, sources)
+            continue
+        known = next((note for note in _lookup(engine, scope, item, "same", mark) if _same(item, note)), None)
+        if known is not None:
+            draft.sources += [(known.id, source) for source in item.note.sources]
+            continue
+        new = NewNote(item.note, scope.agent, same=mark)
+        if item.fact is not None:
+            _close(engine, scope, item, new, fresh)
+        fresh.append((item, new))
+    draft.notes = [new for _, new in fresh]
+    return draft
+
+
+def _with_sources(note: Note, sources: tuple[str, ...]) -> Note:
+    return replace(note, sources=sources, any_source=True)
+
+
+def _same(item: Found, other: Note) -> bool:
+    return item.note.kind == other.kind and other.closed_by is None and near_identical(item.note.text, other.text)
+
+
+def _close(engine: Engine, scope: Scope, item: Found, new: NewNote, fresh: Sequence[tuple[Found, NewNote]]) -> None:
+    """End what the new fact contradicts and was said before it, or the new fact by what was said after it."""
+    assert item.fact is not None
+    closes = []
+    for other, other_new in fresh:  # said before, as they are in order of time
+        same_kind = other.fact is not None and other.note.kind == item.note.kind and other_new.closed_by is None
+        if same_kind and other.fact is not None and contradicts(item.fact, other.fact):
+            closes.append(other.note.id)
+    for note in _lookup(engine, scope, item, "about", item.fact.subject.casefold()):
+        old = fact_of(note)
+        if old is None or note.closed_by is not None or note.at is None:
+            continue
+        if note.at <= item.said_at and contradicts(item.fact, old):
+            closes.append(note.id)
+        elif note.at > item.said_at and new.closed_by is None and contradicts(old, item.fact):
+            new.closed_by = note.id
+    new.closes = tuple(closes)
+
+
+def _lookup(engine: Engine, scope: Scope, item: Found, column: str, value: Any) -> list[Note]:
+    """Live notes of the item's method and kind by an indexed column."""
+    where, bound = View(scope.filter, item.note.method, (item.note.kind,)).sql()
+    return list(notes.select(engine.db, f"{where} AND n.{column} = ?", [*bound, value]).values())
