@@ -54,6 +54,7 @@ SYSTEMS: tuple[System, ...] = (
         home="benchmarks",
         target="recollect.benchmarks.longmemeval:LongMemEval",
         claim="recollect.claims.longmemeval",
+        method="recollect.store.longmemeval:LongMemEvalMemory",
     ),
 )
 
