@@ -35,14 +35,13 @@ from recollect.store.hits import explain, note_hit
 from recollect.store.method import Draft, Request, Scope
 from recollect.store.notes import NewNote, View
 from recollect.store.records import Answer, Episode, Hit, Note, parse_time
+from recollect.store.rounds import episodes_of, grouped, told, users_of
 from recollect.store.settling import Found, fact_note, merge_same_facts, new_note, settle
 from recollect.store.timeline import find_times, query_window
 
 if TYPE_CHECKING:
     from recollect.lm import LanguageModel
 
-ASSISTANTS = frozenset({"assistant", "ai", "bot", "chatgpt", "claude", "gemini", "gpt", "model", "system"})
-ROUND_TURNS = 2
 FACT, EVENT = "fact", "event"
 
 
@@ -111,7 +110,7 @@ class LongMemEvalMemory:
     def encode(self, engine: Engine, scope: Scope, episodes: Sequence[Episode]) -> Draft:
         """Facts and events of the values that episodes make or complete, and the values with their keys."""
         draft = Draft()
-        values = self._values(engine, scope, episodes)
+        values = grouped(engine, scope, self, self.granularity, episodes, by_session=self.granularity == "session")
         found: list[Found] = []
         for (turns, grown), extract in zip(values, self._extract([turns for turns, _ in values]), strict=True):
             if isinstance(extract, RecollectError):
@@ -132,48 +131,6 @@ class LongMemEvalMemory:
         settled.notes += draft.notes
         return settled
 
-    def _values(
-        self, engine: Engine, scope: Scope, episodes: Sequence[Episode]
-    ) -> list[tuple[list[Episode], str | None]]:
-        """The turns of each value that is made or completed, and the note of the shorter value whose place it takes."""
-        values: list[tuple[list[Episode], str | None]] = []
-        by_session: dict[str | None, list[Episode]] = {}
-        for episode in episodes:
-            by_session.setdefault(episode.session, []).append(episode)
-        for session, turns in by_session.items():
-            if session is None:
-                values += [([turn], None) for turn in turns]
-                continue
-            current, grown = self._last_value(engine, scope, session)
-            changed = False
-            for turn in turns:
-                if current and not self._belongs(turn, current):
-                    if changed:
-                        values.append((current, grown))
-                    current, grown = [], None
-                current, changed = [*current, turn], True
-            values.append((current, grown))
-        return values
-
-    def _last_value(self, engine: Engine, scope: Scope, session: str) -> tuple[list[Episode], str | None]:
-        """The turns of the last value of a session, and its note."""
-        view = View(replace(scope.filter, session=session), self.name, (self.granularity,))
-        where, bound = view.sql()
-        last = list(notes.select(engine.db, f"{where} AND n.seq = (SELECT max(m.seq) FROM notes m WHERE m.session = "
-                                 "n.session AND m.method = n.method AND m.kind = n.kind)", bound).values())  # fmt: skip
-        if not last or (last[0].any_source and len(last[0].sources) > 1):
-            return [], None
-        return _episodes(engine, last[0].sources), last[0].id
-
-    def _belongs(self, turn: Episode, value: Sequence[Episode]) -> bool:
-        """Whether a turn still belongs to the value: always in a session, in a round only the reply to its first turn."""
-        if self.granularity == "session":
-            return True
-        opener = value[0]
-        return len(value) < ROUND_TURNS and turn.speaker != opener.speaker and not (
-            _is_assistant(opener) and not _is_assistant(turn)
-        )  # fmt: skip
-
     def _extract(
         self, values: Sequence[Sequence[Episode]]
     ) -> list[tuple[list[tuple[Fact, Episode]], list[Note]] | RecollectError]:
@@ -183,7 +140,7 @@ class LongMemEvalMemory:
         requests = [
             [
                 {"role": "system", "content": EXTRACT},
-                {"role": "user", "content": f"{turns[0].at:%A %Y-%m-%d}\n{_told(turns)}"},
+                {"role": "user", "content": f"{turns[0].at:%A %Y-%m-%d}\n{told(turns)}"},
             ]
             for turns in values
         ]
@@ -221,12 +178,12 @@ class LongMemEvalMemory:
         return stated, events
 
     def _stated(self, turns: Sequence[Episode]) -> list[tuple[Fact, Episode]]:
-        return [(fact, turn) for turn in _users(turns) for fact in facts(turn.text, speaker=turn.speaker, at=turn.at)]
+        return [(fact, turn) for turn in users_of(turns) for fact in facts(turn.text, speaker=turn.speaker, at=turn.at)]
 
     def _events(self, turns: Sequence[Episode]) -> list[Note]:
         """An event for each time expression that the users use."""
         events = []
-        for turn in _users(turns):
+        for turn in users_of(turns):
             for span in find_times(turn.text[:4000], turn.at):
                 events.append(
                     self._event(analyst.gist(turn.text, speaker=turn.speaker, at=turn.at), span.start, span.end, [turn])
@@ -239,7 +196,7 @@ class LongMemEvalMemory:
 
     def _value(self, turns: Sequence[Episode], stated: Sequence[tuple[Fact, Episode]]) -> Note:
         """The note of a value: its text is the turns, its key what the users said, expanded by the facts."""
-        said = " ".join(turn.text for turn in _users(turns))
+        said = " ".join(turn.text for turn in users_of(turns))
         sentences = " ".join(dict.fromkeys(fact.text for fact, _ in stated))
         key = {
             "merge": f"{sentences} {said}".strip(),
@@ -247,7 +204,7 @@ class LongMemEvalMemory:
             "separate": said,
             "none": said,
         }[self.join]
-        return new_note(self, self.granularity, _told(turns), turns, key=key)
+        return new_note(self, self.granularity, told(turns), turns, key=key)
 
     def consolidate(self, engine: Engine, scope: Scope) -> Draft:
         """Facts that say the same in other words become one."""
@@ -256,10 +213,10 @@ class LongMemEvalMemory:
     def rederive(self, engine: Engine, scope: Scope, notes: Sequence[Note]) -> Draft:
         """Values of the turns that are left; the facts that those turns state are there already."""
         draft = Draft()
-        values = [_episodes(engine, note.sources) for note in notes if note.kind == self.granularity]
+        values = [episodes_of(engine, note.sources) for note in notes if note.kind == self.granularity]
         for turns, extract in zip(values, self._extract(values), strict=True):
-            if turns and not isinstance(extract, RecollectError):
-                draft.notes.append(NewNote(self._value(turns, extract[0])))
+            stated = self._stated(turns) if isinstance(extract, RecollectError) else extract[0]
+            draft.notes.append(NewNote(self._value(turns, stated)))
         return draft
 
     def after_answer(self, engine: Engine, scope: Scope, question: str, answer: Answer) -> Draft:
@@ -295,7 +252,9 @@ class LongMemEvalMemory:
         scores = scores + inside  # a stable partition: no score exceeds 1
         weights = dict.fromkeys(signals, 1.0)
         order = sorted(range(len(rows)), key=lambda place: (-scores[place], -rows[place]))[: request.k]
-        said = {episode.id: episode for place in order for episode in _episodes(engine, found[rows[place]].sources[:1])}
+        said = {
+            episode.id: episode for place in order for episode in episodes_of(engine, found[rows[place]].sources[:1])
+        }
         return [
             note_hit(note, float(scores[place]), explain(signals, weights, place), said=said.get(note.sources[0]))
             for place in order
@@ -348,29 +307,10 @@ class LongMemEvalMemory:
         )
 
 
-def _is_assistant(turn: Episode) -> bool:
-    return (turn.speaker or "").casefold() in ASSISTANTS
-
-
-def _users(turns: Sequence[Episode]) -> list[Episode]:
-    """The turns of those who are no assistants; all, when there are only assistants."""
-    return [turn for turn in turns if not _is_assistant(turn)] or list(turns)
-
-
-def _told(turns: Sequence[Episode]) -> str:
-    return "\n".join(f"{turn.speaker}: {turn.text}" if turn.speaker else turn.text for turn in turns)
-
-
-def _episodes(engine: Engine, ids: Sequence[str]) -> list[Episode]:
-    """Episodes by id, in order of writing; what was forgotten is left out."""
-    rows = [row[0] for row in engine.db.rows_in("SELECT seq FROM episodes WHERE id IN ({})", ids)]
-    return [episode for _, episode in sorted(engine.db.episodes(rows).items())]
-
-
 def _closest(turns: Sequence[Episode], sentence: str) -> Episode:
     """The user's turn that shares most content words with a sentence, the earliest of equals."""
     words = set(analyst.keywords(sentence, 12)) | set(sentence.casefold().split())
-    return max(_users(turns), key=lambda turn: len(words & set(turn.text.casefold().split())))
+    return max(users_of(turns), key=lambda turn: len(words & set(turn.text.casefold().split())))
 
 
 def _days(first: str | None, last: str | None, reference: datetime) -> tuple[datetime, datetime] | None:
