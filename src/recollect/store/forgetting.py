@@ -87,8 +87,7 @@ def delete(db: Database, seqs: Sequence[int], notes: Sequence[int] = ()) -> dict
             "AND NOT EXISTS (SELECT 1 FROM links l WHERE l.user = users.ref)"
         )
         db.set_state("epoch", str(int(db.get_state("epoch") or 0) + 1))
-        pending = json.loads(db.get_state("erase") or "[]") + chunks
-        db.set_state("erase", json.dumps(pending) if pending else None)
+        db.run_many("INSERT OR IGNORE INTO erasing VALUES (?)", ((chunk,) for chunk in chunks))
         db.set_state("scrub", "1")
         names = {name for row in doomed for name in (row[5], row[8], row[9]) if name} - _names(db)
     return {
