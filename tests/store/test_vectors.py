@@ -80,6 +80,17 @@ def test_search_is_what_numpy_says(tmp_path: Path, num: int) -> None:
             assert (np.diff(scores) <= 0).all()
 
 
+@pytest.mark.parametrize("num", [3, 64, 5000])
+def test_the_largest_are_those_of_a_whole_sort(num: int) -> None:
+    chance = np.random.default_rng(0)
+    for scores in (chance.random(num), chance.integers(0, 9, num), np.full(num, -np.inf)):
+        scores = scores.astype(np.float32)
+        for k in (1, 2, 70, num):
+            found = module._largest(scores, k)
+            assert len(set(found)) == len(found) >= min(k, num)
+            assert np.sort(scores[found])[::-1][:k].tolist() == np.sort(scores)[::-1][:k].tolist()
+
+
 def test_an_empty_index_finds_nothing(tmp_path: Path) -> None:
     index = make(tmp_path / "folder")
     assert [len(part) for part in index.search(np.ones(DIM, np.float32), 5)] == [0, 0]

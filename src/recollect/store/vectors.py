@@ -27,7 +27,6 @@ import secrets
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import pairwise
@@ -37,6 +36,7 @@ from typing import Any
 import numpy as np
 
 from recollect.errors import StorageFailed
+from recollect.store import threads
 
 Fetch = Callable[[int, int], Iterable[tuple[np.ndarray, np.ndarray]]]
 
@@ -45,7 +45,8 @@ APPROXIMATE_FROM = 500_000  # rows; an exact scan of fewer takes less than 50 ms
 _MAGIC = b"RCLVEC1\0"
 _HEADER = struct.Struct("<8sI16sQQQ")  # magic, dimension, identity, serial, count, erasures; then a CRC-32
 _HEADER_BYTES = 4096
-_BLOCK_ROWS = 1024
+_BLOCK_ROWS = 1024  # few enough that BLAS multiplies them in the calling thread, whose fellows have blocks of their own
+_TOP_BLOCK = 64  # scores of which only the largest is looked at first
 _GATHER_SHARE = 0.3  # below this share of rows allowed, they are gathered; above, everything is scanned
 _THREADED_FROM = 16_384  # rows
 _EXPANSION = 768  # how many neighbours usearch keeps in hand while it looks
@@ -219,15 +220,14 @@ class VectorIndex:
 
     def get(self, ids: Iterable[int]) -> np.ndarray:
         """The vectors of ids, float32 (n, D), as the index holds them; zeros for an id that it does not have."""
-        wanted = np.fromiter((int(id_) for id_ in ids), np.int64)
+        wanted = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), np.int64)
         header = self._refresh()
-        vectors = np.zeros((len(wanted), self._dim), np.float32)
-        inside = (wanted >= 1) & (wanted <= (header.count if header else 0))
-        if inside.any():
-            assert self._mapped is not None
-            rows = self._mapped[wanted[inside] - 1]
-            vectors[inside] = rows["values"] * rows["step"][:, None]
-        return vectors
+        outside = (wanted < 1) | (wanted > (header.count if header else 0))
+        if outside.all():
+            return np.zeros((len(wanted), self._dim), np.float32)
+        assert self._mapped is not None
+        rows = self._mapped[np.where(outside, 1, wanted) - 1]
+        return np.multiply(rows["values"], np.where(outside, 0, rows["step"])[:, None], dtype=np.float32)
 
     @property
     def approximate(self) -> bool:
@@ -321,12 +321,9 @@ class VectorIndex:
                 out *= step
                 out[step == 0] = -np.inf
 
-        num_parts = min(os.cpu_count() or 1, 8) if num >= _THREADED_FROM else 1
+        num_parts = threads.NUM_THREADS if num >= _THREADED_FROM else 1
         cuts = np.linspace(0, num, num_parts + 1).astype(int).tolist()
-        if num_parts == 1:
-            part((0, num))
-        else:
-            list(_pool().map(part, pairwise(cuts)))
+        threads.side_by_side(part, list(pairwise(cuts)))
         return scores
 
     def _candidates(self, query: np.ndarray, k: int, count: int) -> np.ndarray:
@@ -453,11 +450,26 @@ class VectorIndex:
 
 def _best(ids: np.ndarray | None, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k best of (ids, scores), best first, equal scores by id; without ids, row r is id r + 1. Empty rows are left out."""
-    places = np.argpartition(scores, -k)[-k:] if k < len(scores) else np.arange(len(scores))
+    places = _largest(scores, k)
     places = places[scores[places] > -np.inf]
     kept = places + 1 if ids is None else ids[places]
-    order = np.lexsort((kept, -scores[places]))
+    order = np.lexsort((kept, -scores[places]))[:k]
     return kept[order].astype(np.int64), scores[places][order]
+
+
+def _largest(scores: np.ndarray, k: int) -> np.ndarray:
+    """Places of the k largest scores, in any order; more where several equal the last one; all when there are fewer.
+
+    The k-th largest of the maxima of blocks is a bound that k scores reach, so that few scores have to be sorted.
+    """
+    if k >= len(scores):
+        return np.arange(len(scores))
+    whole = len(scores) // _TOP_BLOCK * _TOP_BLOCK
+    maxima = scores[:whole].reshape(-1, _TOP_BLOCK).max(axis=1)
+    bound = np.partition(maxima, -k)[-k] if k <= len(maxima) else -np.inf
+    reached = np.flatnonzero(scores >= bound)
+    last = np.partition(scores[reached], -k)[-k]
+    return reached[scores[reached] >= last]
 
 
 def _runs(ids: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -483,23 +495,3 @@ def _storage(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise StorageFailed(f"index {path}: cannot be written ({error}); is the disk full or read-only?") from error
-
-
-_shared_pool: ThreadPoolExecutor | None = None
-
-
-def _pool() -> ThreadPoolExecutor:
-    """The threads that scan blocks; a forked process makes its own."""
-    global _shared_pool
-    if _shared_pool is None:
-        _shared_pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 8), "recollect-scan")
-    return _shared_pool
-
-
-def _forget_pool() -> None:
-    global _shared_pool
-    _shared_pool = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
