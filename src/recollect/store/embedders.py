@@ -1,13 +1,14 @@
 """Embedders: text to unit vectors, by a built-in model, a library's model, an endpoint, or hashing when nothing is installed.
 
 Every embedder has a name that databases record, a dimension, `split` (where to cut a long text so that each piece fits the
-encoder) and `embed`. Nothing heavy is imported until an embedder is made: this module needs numpy only.
+encoder) and `embed`. Nothing heavy is imported until an embedder is made: this module needs numpy only. Those of other
+libraries and of endpoints are in `adapters.py`.
 
 | spec                           | what answers                                             | needs               |
 |--------------------------------|----------------------------------------------------------|---------------------|
 | `minilm`, `minilm-float32`     | all-MiniLM-L6-v2 in int8 or float32, `recollect.store.minilm` | extra `local` and the weights |
 | `hashing`                      | hashed words and character n-grams                       | nothing             |
-| `sentence-transformers:NAME`   | any sentence-transformers model, by name or folder, `recollect.store.adapters` | sentence-transformers |
+| `sentence-transformers:NAME`   | any sentence-transformers model, by name or folder       | sentence-transformers |
 | `fastembed:NAME`               | any fastembed text model                                 | fastembed           |
 | `openai:MODEL@BASE_URL`        | any OpenAI-compatible endpoint                           | an endpoint, a key  |
 

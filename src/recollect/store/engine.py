@@ -18,7 +18,7 @@ from operator import itemgetter
 
 import numpy as np
 
-from recollect.errors import Conflict, RecollectError, Unavailable
+from recollect.errors import Conflict, RecollectError, StorageFailed, Unavailable
 from recollect.store import fulltext, late, lexical, shape
 from recollect.store.embedders import Embedder, make_embedder
 from recollect.store.forgetting import scrub
@@ -33,6 +33,7 @@ RERANKED = 100  # episodes that go on from there, by reciprocal-rank fusion
 RANK_OFFSET = 60  # the usual constant of reciprocal-rank fusion
 NEIGHBOURS = 2  # turns on each side of a candidate
 MAX_CHUNKS_SCORED = 64  # of one long episode that only BM25 found
+GRAPH_RATE = 20  # rows that the approximate index takes up in the time in which one text is embedded
 MAX_QUERY_CHUNKS = 8  # of a query longer than the encoder reads
 
 
@@ -186,6 +187,17 @@ class Engine:
     def sync_index(self) -> None:
         """Append to the vector index what was written since."""
         self.index.sync(self.db.last_chunk(), self.db.fetch_vectors)
+
+    def settle(self, num_added: int) -> None:
+        """After many writes at once: bring a large vector index up to date, its approximate part too where it lags behind.
+
+        Done only when it takes no longer than about embedding what was added did, so that no short call waits for it, nor
+        does any recall. What was added is stored whether or not the index can be written.
+        """
+        if 0 < self.index.num_unlinked(self.db.last_chunk()) <= num_added * GRAPH_RATE:
+            with suppress(StorageFailed):
+                self.sync_index()
+                self.index.build_approximate()
 
     def embed_query(self, text: str) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """(vector (D,), token vectors (T, 384) or None, token ids (T,) or None) of a query of any length."""

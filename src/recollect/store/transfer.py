@@ -137,6 +137,7 @@ def import_records(memory: Memory, path: Path, progress: Progress | None) -> Imp
             progress(1)
     if batch:
         flush()
+    memory.engine.settle(done["episode"])
     return ImportedRecords(done["episode"], done["note"], done["link"], done["existing"])
 
 
