@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from recollect.store import vectors
+from recollect.store import approximate, vectors
 
 
 def _texts(first: int, last: int):
@@ -15,7 +15,8 @@ def _texts(first: int, last: int):
 
 
 def test_a_memory_that_grows_in_bulk_gets_and_keeps_its_approximate_index(open_memory, tmp_path, monkeypatch):
-    pytest.importorskip("usearch")
+    if not approximate.available():
+        pytest.skip("needs usearch")
     monkeypatch.setattr(vectors, "APPROXIMATE_FROM", 200)
     memory = open_memory()
     memory.add_many(_texts(0, 199))

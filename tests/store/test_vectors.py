@@ -285,7 +285,8 @@ def test_kill_at_any_moment_leaves_a_sound_index(tmp_path: Path) -> None:
 
 
 def test_the_approximate_index_agrees_with_the_exact_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("usearch")
+    if not approximate.available():
+        pytest.skip("needs usearch")
     table = Table(3000, holes=(17,))
     index, reader = make(tmp_path), make(tmp_path)
     index.sync(2500, table.fetch)

@@ -31,6 +31,7 @@ from rich.table import Table
 import recollect
 from recollect.benchmarks.provenance import provenance
 from recollect.errors import InvalidInput, Unavailable
+from recollect.store import approximate
 from recollect.store.embedders import Embedder, Embeddings, make_embedder
 
 REAL_TEXTS = 2048
@@ -262,12 +263,10 @@ def _timed(call: Callable[[np.ndarray], Any], vectors: Sequence[np.ndarray]) -> 
 
 
 def _usearch(matrix: np.ndarray, vectors: Sequence[np.ndarray], progress: Progress) -> tuple[float, list[float]]:
-    try:
-        from usearch.index import Index
-    except ImportError:
+    if not approximate.available():
         return 0.0, []
     progress(f"{len(matrix):,} memories: usearch")
-    index = Index(ndim=matrix.shape[1], metric="ip", dtype="f16")
+    index = approximate.make_index(matrix.shape[1], "ip", "f16")
     began = time.perf_counter()
     index.add(np.arange(len(matrix)), matrix)
     rate = len(matrix) / (time.perf_counter() - began)

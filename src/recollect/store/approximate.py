@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,18 @@ _EXPANSION = 768  # how many neighbours usearch keeps in hand while it looks
 def available() -> bool:
     """Whether usearch is installed."""
     return find_spec("usearch") is not None
+
+
+def make_index(ndim: int, metric: str, dtype: str, **options: Any) -> Any:
+    """An empty index of usearch.
+
+    onnxruntime is loaded first where there is one: a process that loads it after usearch crashes (1.32 after 2.26).
+    """
+    with suppress(ImportError):
+        import onnxruntime  # noqa: F401  # pyright: ignore[reportMissingImports]
+    from usearch.index import Index  # pyright: ignore[reportMissingImports]
+
+    return Index(ndim=ndim, metric=metric, dtype=dtype, **options)
 
 
 class Graph:
@@ -54,7 +67,7 @@ class Graph:
         for path in self._folder.glob(f"{start}*.usearch"):
             rows, size = path.stem.split("-")[-2:]
             if path.stat().st_size == int(size) and available():
-                self._index = self._new()
+                self._index = make_index(self._dim, "cos", "i8", expansion_search=_EXPANSION)
                 self._index.view(str(path))
                 self._index.expansion_search = _EXPANSION
                 self._path, self.num_rows = path, int(rows)
@@ -72,7 +85,7 @@ class Graph:
 
         `progress` is told how many rows were added each time.
         """
-        graph = self._new()
+        graph = make_index(self._dim, "cos", "i8", expansion_search=_EXPANSION)
         first = 0
         if self._path is not None:
             graph.load(str(self._path))
@@ -103,8 +116,3 @@ class Graph:
         for path in self.files():
             path.unlink(missing_ok=True)
         return removed
-
-    def _new(self) -> Any:
-        from usearch.index import Index  # pyright: ignore[reportMissingImports]
-
-        return Index(ndim=self._dim, metric="cos", dtype="i8", expansion_search=_EXPANSION)
