@@ -36,6 +36,16 @@ SYSTEMS: tuple[System, ...] = (
         claim="recollect.claims.episodic",
     ),
     System(
+        key="scm",
+        name="Self-Controlled Memory",
+        paper="SCM: Enhancing Large Language Model with Self-Controlled Memory Framework",
+        arxiv="2304.13343",
+        year=2023,
+        home="store",
+        target="recollect.store.scm:SelfControlledMemory",
+        claim="recollect.claims.scm",
+    ),
+    System(
         key="locomo",
         name="LoCoMo",
         paper="Evaluating Very Long-Term Conversational Memory of LLM Agents",
@@ -54,6 +64,7 @@ SYSTEMS: tuple[System, ...] = (
         home="benchmarks",
         target="recollect.benchmarks.longmemeval:LongMemEval",
         claim="recollect.claims.longmemeval",
+        method="recollect.store.longmemeval:LongMemEvalMemory",
     ),
 )
 

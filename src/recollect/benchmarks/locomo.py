@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import recollect
+from recollect.benchmarks.cost import Ingest, ingest_cost, mean_cost, percentiles_ms
 from recollect.benchmarks.metrics import exact_match, locomo_f1
 from recollect.benchmarks.provenance import provenance, sha256
 from recollect.benchmarks.retrieval import DEPTH, Floor, Ranking, by_session, per_question, retrieved, summarise
@@ -176,7 +177,9 @@ class LoCoMo:
         answers: list[_Answered] = []
         conversations: list[dict[str, Any]] = []
         seconds = {"ingest": 0.0, "recall": 0.0, "read": 0.0}
-        name_of_embedder = None
+        latencies: list[float] = []
+        costs: list[Ingest] = []
+        name_of_embedder = name_of_method = None
         for sample in loaded:
             with (
                 tempfile.TemporaryDirectory(prefix="recollect-bench-") as folder,
@@ -184,10 +187,12 @@ class LoCoMo:
             ):
                 began = time.perf_counter()
                 memory.add_many(items(sample.conversation))
+                memory.sync()
                 seconds["ingest"] += time.perf_counter() - began
-                name_of_embedder = memory.engine.embedder.name
+                costs.append(ingest_cost(memory, time.perf_counter() - began))
+                name_of_embedder, name_of_method = memory.engine.embedder.name, memory.method.name
                 conversations.append(_describe(sample, memory))
-                for ranking, answer in _ask(sample, memory, include_adversarial, lm, read_answers, seconds):
+                for ranking, answer in _ask(sample, memory, include_adversarial, lm, read_answers, seconds, latencies):
                     rankings.append(ranking)
                     if answer is not None:
                         answers.append(answer)
@@ -208,7 +213,10 @@ class LoCoMo:
             _write_lines(Path(output), scored, answers)
         return result | {
             "depth": DEPTH,
+            "method": name_of_method,
             "embedder": name_of_embedder,
+            "ingest": mean_cost(costs),
+            "recall_ms": percentiles_ms(latencies),
             "conversations": conversations,
             "data_sha256": sha256(self.path),
             **provenance(),
@@ -236,6 +244,7 @@ def _ask(
     lm: LanguageModel | None,
     read_answers: bool,
     seconds: dict[str, float],
+    latencies: list[float],
 ) -> Iterator[tuple[Ranking, _Answered | None]]:
     """Every question's ranking, and its answer if there is a reader; questions left out get empty rankings."""
     conversation = sample.conversation
@@ -253,7 +262,8 @@ def _ask(
             continue
         began = time.perf_counter()
         hits = memory.recall(question.text, k=DEPTH, at=sample.asked_at)
-        seconds["recall"] += time.perf_counter() - began
+        latencies.append(time.perf_counter() - began)
+        seconds["recall"] += latencies[-1]
         turns = retrieved(memory, hits, f"{conversation.id}/")
         lowest = floor.rank(question.text)
         ranking = replace(

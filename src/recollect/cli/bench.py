@@ -44,7 +44,10 @@ def _finish(result: dict[str, Any], results: Path | None, json: bool) -> None:
         show(result, out)
 
 
-@app.command(epilog="Example:  recollect bench locomo --data locomo10.json --json")
+@app.command(
+    epilog="Examples:  recollect bench locomo --data locomo10.json --json"
+    "   |   recollect bench locomo --data locomo10.json --method all"
+)
 def locomo(
     data: Data,
     include_adversarial: Annotated[
@@ -53,13 +56,22 @@ def locomo(
     read: Annotated[
         bool, typer.Option("--read", help="Also answer with the built-in reader, scored by LoCoMo's F1.")
     ] = False,
+    method: Annotated[
+        str | None, typer.Option("--method", help="A method, several joined by commas, or all, side by side.")
+    ] = None,
     lm: WithLm = False,
     embedder: EmbedderName = None,
     results: Results = None,
     json: Json = False,
 ) -> None:
-    """Recall on LoCoMo by turn and by session; needs no language model."""
+    """Recall on LoCoMo by turn and by session; needs no language model. With --method all, every method in one table."""
     from recollect.benchmarks.locomo import LoCoMo
+
+    if method is not None:
+        if include_adversarial or read:
+            raise InvalidInput("method: cannot be joined with --adversarial or --read.")
+        _compare_methods(data, method, lm, embedder, results, json)
+        return
 
     with progress("LoCoMo", show=not json) as advance:
         done = 0
@@ -78,6 +90,28 @@ def locomo(
             progress=step,
         )
     _finish(result, results, json)
+
+
+def _compare_methods(data: Path, method: str, lm: bool, embedder: str | None, results: Path | None, json: bool) -> None:
+    from recollect.benchmarks import methods
+
+    names = methods.names_of(method)
+    with progress("LoCoMo", show=not json) as advance:
+        done: dict[str, int] = {}
+
+        def step(name: str, count: int, total: int) -> None:
+            advance(count - done.get(name, 0))
+            done[name] = count
+
+        result = methods.compare(data, names, embedder=embedder, lm=_language_model(lm), progress=step)
+    if results is not None:
+        from recollect.benchmarks.report import write_json
+
+        write_json(result, results / "locomo-methods.json")
+    if json:
+        print_json(result)
+    else:
+        methods.show(result, out)
 
 
 @app.command(epilog="Example:  recollect bench longmemeval --data longmemeval_s_cleaned.json --limit 50")

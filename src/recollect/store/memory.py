@@ -487,6 +487,11 @@ class Memory:
             derivation.reset(self.engine, self.method.name, self.user)
         return self._after(derivation.derive(self.engine, self.method, self.user, retry=retry, progress=progress))
 
+    def sync(self) -> None:
+        """Bring the derived notes and the vector index up to date now, as the next recall would."""
+        self._catch_up()
+        self.engine.sync_index()
+
     def num_underived(self) -> int:
         """How many episodes of this user the method has still to read."""
         return derivation.num_pending(self.engine.db, self.method, self.user)

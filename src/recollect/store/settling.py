@@ -19,7 +19,7 @@ from recollect.store import notes
 from recollect.store.checks import new_id
 from recollect.store.duplicates import digest, near_identical
 from recollect.store.engine import Engine
-from recollect.store.facts import Fact, contradicts
+from recollect.store.facts import Fact, contradicts, same_fact
 from recollect.store.method import Draft, Method, Scope
 from recollect.store.notes import NewNote, View
 from recollect.store.records import Episode, Note
@@ -132,3 +132,39 @@ def _by_column(engine: Engine, view: View, column: str, values: Iterable[Any]) -
         if seq in loaded:
             found[value].append(loaded[seq])
     return found
+
+
+def merge_same_facts(engine: Engine, scope: Scope, method: Method, kind: str) -> Draft:
+    """A draft that joins the facts of a kind that say the same about the same subject; the newest wording stays."""
+    by_subject: dict[str, list[tuple[Note, Fact]]] = {}
+    for note in notes.seen(engine.db, View(scope.filter, method.name, (kind,))).values():
+        fact = fact_of(note)
+        if fact is not None and note.closed_by is None:
+            by_subject.setdefault(fact.subject.casefold(), []).append((note, fact))
+    draft = Draft()
+    for stated in by_subject.values():
+        groups: list[list[tuple[Note, Fact]]] = []
+        for note, fact in stated:
+            group = next((group for group in groups if same_fact(group[0][1], fact)), None)
+            if group is None:
+                groups.append([(note, fact)])
+            else:
+                group.append((note, fact))
+        for group in groups:
+            if len(group) > 1:
+                newest = group[-1][0]
+                sources = [source for note, _ in group for source in note.sources]
+                joined = new_note(
+                    method,
+                    kind,
+                    newest.text,
+                    sources,
+                    valid_from=newest.valid_from,
+                    any_source=True,
+                    meta=newest.meta,
+                    key=newest.key,
+                )
+                draft.notes.append(
+                    NewNote(joined, scope.agent, tuple(note.id for note, _ in group), same=digest(joined.text))
+                )
+    return draft
