@@ -342,6 +342,17 @@ class Engine:
             self._note_chunks.popitem(last=False)
         return ids
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """One snapshot of the database with a vector index that holds all of it, for a method that searches the index itself."""
+        while True:
+            self.follow_embedder()
+            self.sync_index()
+            with self.db.snapshot():
+                if self._is_current():
+                    yield
+                    return
+
     def nearest_notes(self, vector: np.ndarray, view: notes.View, k: int) -> list[tuple[int, float, int]]:
         """(note row, cosine, chunk) of the k notes of a view nearest to a unit vector (D,), best first, by best passage."""
         while True:
