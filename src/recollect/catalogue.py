@@ -46,6 +46,16 @@ SYSTEMS: tuple[System, ...] = (
         claim="recollect.claims.scm",
     ),
     System(
+        key="hipporag2",
+        name="HippoRAG 2",
+        paper="From RAG to Memory: Non-Parametric Continual Learning for Large Language Models",
+        arxiv="2502.14802",
+        year=2025,
+        home="store",
+        target="recollect.store.hipporag2:HippoRAG2",
+        claim="recollect.claims.hipporag2",
+    ),
+    System(
         key="locomo",
         name="LoCoMo",
         paper="Evaluating Very Long-Term Conversational Memory of LLM Agents",

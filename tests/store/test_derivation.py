@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import pytest
@@ -12,7 +12,7 @@ from recollect.errors import InvalidInput, NotFound, Unavailable
 from recollect.store import notes
 from recollect.store.checks import new_id
 from recollect.store.hits import note_hit
-from recollect.store.method import Draft, Request
+from recollect.store.method import Draft, Request, view_of
 from recollect.store.notes import NewNote, View
 from recollect.store.records import Link, Note
 
@@ -260,3 +260,77 @@ def test_notes_of_methods_cannot_be_written_by_hand(open_memory):
         memory.note("a thing", kind="fact", sources=[episode.id], method="episodic")
     kept = memory.note("likes tea", kind="fact", sources=[episode.id], method="my program")
     assert kept.id in {hit.id for hit in memory.recall("likes tea", k=5)}
+
+
+def test_a_narrow_request_sees_notes_as_first_derived(memory):
+    memory.consolidate()
+    view = View(memory._filter(), "sayings")
+    first = View(memory._filter(), "sayings", first=True)
+    assert len(notes.seen(memory.engine.db, view)) == 1
+    assert len(notes.seen(memory.engine.db, first)) == 3
+    request = Request("tea", 5, datetime.now().astimezone(), memory._filter(session="s1"), frozenset({"saying"}))
+    narrow = view_of(memory.method, request, ["saying", "joined"])
+    assert (narrow.first, narrow.kinds) == (True, ("saying",))
+    assert [note.text for note in notes.seen(memory.engine.db, narrow).values()] == ["TEA IN LISBON"]
+    whole = replace(request, filter=memory._filter(at="2024-05-09"))
+    assert not view_of(memory.method, whole, ["saying"]).first
+    nothing = view_of(memory.method, replace(request, kinds=frozenset({"fact"})), ["saying"])
+    assert notes.seen(memory.engine.db, nothing) == {}
+
+
+def test_a_view_can_leave_out_what_was_closed(memory):
+    first, second, _ = memory.episodes()
+    old, new = (memory.method._note(text, [source.id], "fact") for text, source in (("OLD", first), ("NEW", second)))
+    items = [NewNote(old), NewNote(new, closes=(old.id,))]
+    with memory.engine.writing_notes(items):
+        notes.insert(memory.engine.db, items, memory.user)
+
+    def held(**conditions):
+        view = View(memory._filter(**conditions), "sayings", ("fact",), holding=True)
+        return [note.text for note in notes.seen(memory.engine.db, view).values()]
+
+    assert held() == ["NEW"]
+    assert held(at="2024-05-01T12:00") == ["OLD"]
+
+
+def test_versions_lead_from_the_first_to_the_last_and_back(memory):
+    view = View(memory._filter(), "sayings")
+    before = notes.seen(memory.engine.db, view)
+    ids = [note.id for note in before.values()]
+    assert notes.first_versions(memory.engine.db, before) == {row: [id_] for row, id_ in zip(before, ids, strict=True)}
+    memory.consolidate()
+    (row,) = notes.seen(memory.engine.db, view)
+    assert notes.first_versions(memory.engine.db, [row]) == {row: ids}
+    later = notes.versions(memory.engine.db, ids[:2])
+    assert sorted(later[row]) == ids[:2]
+    assert [later[old] for old in list(before)[:2]] == [[id_] for id_ in ids[:2]]
+    assert notes.among(memory.engine.db, view, later) == [row]
+
+
+def test_links_of_a_method_are_found_from_either_end(memory):
+    first, second, third = (
+        note.id for note in notes.seen(memory.engine.db, View(memory._filter(), "sayings")).values()
+    )
+    ends = {link.target for link in notes.links_at(memory.engine.db, [first], memory.user, "sayings")}
+    assert ends == {episode.id for episode in list(memory.episodes())[:1]}
+    link = Link(first, second, "near", 0.5, "sayings")
+    notes.insert_links(memory.engine.db, [link], memory.user)
+    for id_ in (first, second):
+        assert link in notes.links_at(memory.engine.db, [id_], memory.user, "sayings")
+    assert notes.links_at(memory.engine.db, [first, second], memory.user, "sayings").count(link) == 1
+    assert link not in notes.links_at(memory.engine.db, [third], memory.user, "sayings")
+    assert notes.links_at(memory.engine.db, [first], memory.user, "other") == []
+
+
+def test_notes_embedded_for_a_draft_are_not_embedded_again(memory, monkeypatch):
+    source = next(iter(memory.episodes()))
+    items = [NewNote(memory.method._note(text, [source.id])) for text in ("A BLUE DOOR", "A GREEN DOOR")]
+    vectors = memory.engine.embed_notes(items)
+    assert vectors.shape == (2, memory.engine.embedder.dim)
+    assert vectors @ memory.engine.embed(["A BLUE DOOR"])[0] == pytest.approx([1.0, vectors[0] @ vectors[1]], abs=1e-3)
+    monkeypatch.setattr(type(memory.engine.embedder), "embed", None)
+    with memory.engine.writing_notes(items):
+        notes.insert(memory.engine.db, items, memory.user)
+    monkeypatch.undo()
+    assert memory.recall("blue door", k=1)[0].text == "A BLUE DOOR"
+    assert memory.verify().clean

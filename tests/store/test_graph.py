@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from recollect.errors import InvalidInput, NotFound
-from recollect.store.graph import pagerank, pagerank_by_hand
+from recollect.store import graph
+from recollect.store.graph import Transitions, pagerank, pagerank_by_hand
 
 
 def test_a_chain_computed_by_hand():
@@ -28,6 +29,24 @@ def test_the_fast_twin_is_equal(seed: int):
     seeds = rng.random(nodes) * (rng.random(nodes) > 0.8) + 1e-3
     fast = pagerank(sources, targets, weights, seeds)
     assert fast == pytest.approx(pagerank_by_hand(sources, targets, weights, seeds), abs=1e-12)
+
+
+@pytest.mark.parametrize("with_scipy", [True, False])
+def test_parts_of_a_start_give_parts_of_the_visits(monkeypatch, with_scipy: bool):
+    if with_scipy:
+        pytest.importorskip("scipy")
+    else:
+        monkeypatch.setattr(graph, "find_spec", lambda name: None)
+    rng = np.random.default_rng(0)
+    sources, targets = rng.integers(0, 15, 40), rng.integers(0, 20, 40)  # from the last five nodes nothing leads away
+    weights, parts = rng.random(40), rng.random((20, 3))
+    visits = Transitions(sources, targets, weights, 20).visits(parts)
+    whole = pagerank_by_hand(sources, targets, weights, parts.sum(axis=1))
+    assert visits.shape == (20, 3)
+    assert visits.sum(axis=1) == pytest.approx(whole, abs=1e-12)
+    none = np.zeros((20, 3))
+    none[:, 0] = parts[:, 0]
+    assert Transitions(sources, targets, weights, 20).visits(none)[:, 1:].sum() == 0
 
 
 def test_related_follows_links_and_never_crosses_users(open_memory):

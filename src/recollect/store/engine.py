@@ -165,9 +165,23 @@ class Engine:
                 self._embed_notes(items, tokens)
             yield
 
+    def embed_notes(self, items: Sequence[NewNote]) -> np.ndarray:
+        """Unit vectors float32 (n, D) of notes that a draft is to hold; they are kept with them and not made again."""
+        self.follow_embedder()
+        self._embed_notes(items, tokens=False)
+        vectors = np.zeros((len(items), self.embedder.dim), np.float32)
+        for row, item in zip(vectors, items, strict=True):
+            for chunk in item.chunks:
+                if chunk.vector is not None:
+                    row += np.frombuffer(chunk.vector, VECTOR_DTYPE)
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+
     def _embed_notes(self, items: Sequence[NewNote], tokens: bool) -> None:
+        """Fill in the chunks of notes, but for those that `embed_notes` has given vectors of this embedder."""
         pairs = []
         for item in items:
+            if item.embedded_by == self.embedder.name and not tokens:
+                continue
             text = item.note.key or item.note.text
             item.chunks = [Chunk(first, last) for first, last in self.embedder.split(text)]
             pairs += [(chunk, text) for chunk in item.chunks]
@@ -175,9 +189,12 @@ class Engine:
             embed_chunks(self.embedder, pairs)
         except Unavailable as error:
             warnings.warn(f"stored without vectors, `recollect reindex` makes them later: {error}", stacklevel=4)
+            return
         if not tokens:
             for chunk, _ in pairs:
                 chunk.tokens = None
+            for item in items:
+                item.embedded_by = self.embedder.name
 
     def embed(self, texts: Sequence[str], kind: Literal["document", "query"] = "document") -> np.ndarray:
         """Unit vectors float32 (n, D) of texts; a text longer than the encoder reads gets the mean of its passages."""
@@ -335,6 +352,17 @@ class Engine:
         while len(self._note_chunks) > 8:
             self._note_chunks.popitem(last=False)
         return ids
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """One snapshot of the database with a vector index that holds all of it, for a method that searches the index itself."""
+        while True:
+            self.follow_embedder()
+            self.sync_index()
+            with self.db.snapshot():
+                if self._is_current():
+                    yield
+                    return
 
     def nearest_notes(self, vector: np.ndarray, view: notes.View, k: int) -> list[tuple[int, float, int]]:
         """(note row, cosine, chunk) of the k notes of a view nearest to a unit vector (D,), best first, by best passage."""

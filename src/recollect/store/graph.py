@@ -5,9 +5,9 @@ seeds with probability `1 - damping` at each step; how often it visits a record 
 A walker that finds no link returns to the seeds.
 
 Paper: Topic-sensitive PageRank, Haveliwala, WWW (2002); damping 0.5 as in HippoRAG, arXiv:2405.14831 (2024).
-Cost: O(steps * links). Without scipy the readable twin `pagerank_by_hand` does the same more slowly.
+Cost: O(steps * links). `pagerank_by_hand` is the readable twin; without scipy NumPy does the products, more slowly.
 
-Shapes: N nodes, E links.
+Shapes: N nodes, E links, C parts of a start.
 """
 
 from __future__ import annotations
@@ -19,6 +19,43 @@ import numpy as np
 from recollect.store.sqlite import Database
 
 
+class Transitions:
+    """Where a walker goes from each node, prepared once for many walks."""
+
+    def __init__(self, sources: np.ndarray, targets: np.ndarray, weights: np.ndarray, num_nodes: int):
+        """sources, targets: int64 (E,), ends of directed links. weights: float64 (E,), not negative."""
+        leaving = np.bincount(sources, weights, num_nodes)
+        share = weights / np.maximum(leaving[sources], 1e-300)
+        self.num_nodes = num_nodes
+        self.stuck = leaving <= 0  # bool (N,)
+        self._links = (sources, targets, share)
+        self._matrix = None
+        if find_spec("scipy") is not None:
+            from scipy.sparse import csr_array
+
+            self._matrix = csr_array((share, (targets, sources)), shape=(num_nodes, num_nodes))
+
+    def visits(self, seeds: np.ndarray, damping: float = 0.5, num_steps: int = 40) -> np.ndarray:
+        """Visits of each node, float64 of the shape of `seeds`, summing to 1.
+
+        seeds: float64 (N,), how likely the walker starts at each node; need not sum to 1, but must not be all zero. With
+        (N, C) the start is divided into C parts, and so are the visits: the columns sum to the visits of the whole.
+        """
+        start = seeds / seeds.sum()
+        visits = start
+        for _ in range(num_steps):
+            visits = damping * (self._moved(visits) + visits[self.stuck].sum() * start) + (1 - damping) * start
+        return visits
+
+    def _moved(self, visits: np.ndarray) -> np.ndarray:
+        if self._matrix is not None:
+            return self._matrix @ visits
+        sources, targets, share = self._links
+        if visits.ndim == 1:
+            return np.bincount(targets, share * visits[sources], self.num_nodes)
+        return np.stack([self._moved(column) for column in visits.T], axis=1)
+
+
 def pagerank(
     sources: np.ndarray,
     targets: np.ndarray,
@@ -27,24 +64,8 @@ def pagerank(
     damping: float = 0.5,
     num_steps: int = 40,
 ) -> np.ndarray:
-    """Visits of each node, float64 (N,), summing to 1.
-
-    sources, targets: int64 (E,), ends of directed links. weights: float64 (E,), not negative. seeds: float64 (N,), how
-    likely the walker starts at each node; need not sum to 1, but must not be all zero.
-    """
-    if find_spec("scipy") is None:
-        return pagerank_by_hand(sources, targets, weights, seeds, damping, num_steps)
-    from scipy.sparse import csr_array
-
-    start = seeds / seeds.sum()
-    leaving = np.bincount(sources, weights, len(seeds))
-    share = weights / np.maximum(leaving[sources], 1e-300)
-    steps = csr_array((share, (targets, sources)), shape=(len(seeds), len(seeds)))
-    stuck = leaving <= 0
-    visits = start
-    for _ in range(num_steps):
-        visits = damping * (steps @ visits + visits[stuck].sum() * start) + (1 - damping) * start
-    return visits
+    """Visits of each node, float64 (N,), summing to 1; see `Transitions`."""
+    return Transitions(sources, targets, weights, len(seeds)).visits(seeds, damping, num_steps)
 
 
 def pagerank_by_hand(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from recollect.catalogue import SYSTEMS
 from recollect.errors import InvalidInput
 from recollect.lm.meter import Metered
-from recollect.store.notes import NewNote
+from recollect.store.notes import NewNote, View
 from recollect.store.records import Answer, Episode, Hit, Link, Note
 from recollect.store.sqlite import Filter
 
@@ -108,6 +108,15 @@ class DerivingMethod(Method, Protocol):
     def after_answer(self, engine: Engine, scope: Scope, question: str, answer: Answer) -> Draft:
         """What is learned from having answered; an empty draft for most methods."""
         ...
+
+
+def view_of(method: Method, request: Request, kinds: Sequence[str]) -> View:
+    """The notes that a recall of a method may see, of those of its `kinds` that are asked for.
+
+    Where a session, a speaker or a stretch of time narrows the request, notes are seen as first derived.
+    """
+    wanted = tuple(kind for kind in kinds if request.kinds is None or kind in request.kinds)
+    return View(request.filter, method.name, wanted or ("",), first=not request.filter.whole_scope)
 
 
 def method_targets() -> dict[str, str]:

@@ -36,15 +36,23 @@ class NewNote:
     closed_by: str | None = None  # id of a note that ends its own
     same: bytes | None = None  # a hash that near-identical texts share, for those that are to be found by it
     chunks: list[Chunk] = field(default_factory=list)
+    embedded_by: str = ""  # the embedder whose vectors the chunks hold already, from `Engine.embed_notes`
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Which notes a read may see: those of one method, of some kinds (none given: all), through a filter, that are live."""
+    """Which notes a read may see: those of one method, of some kinds (none given: all), through a filter, that are live.
+
+    first: as they were first derived, whatever took their place. A revised note tells what was said elsewhere too, so this
+    is how notes are seen where only a session, a speaker or a stretch of time may be.
+    holding: without those that another note has closed.
+    """
 
     filter: Filter
     method: str
     kinds: tuple[str, ...] = ()
+    first: bool = False
+    holding: bool = False
 
     def sql(self) -> tuple[str, list[Any]]:
         """A WHERE condition over `n` (notes) joined with `s` (sessions) and `u` (users)."""
@@ -57,11 +65,14 @@ class View:
         if self.kinds:
             where += f" AND n.kind IN ({','.join('?' * len(self.kinds))})"
             values += self.kinds
-        if self.filter.until is None:
-            where += " AND n.replaced_by IS NULL"
-        else:
-            where += " AND (n.replaced_by IS NULL OR (SELECT r.at FROM notes r WHERE r.seq = n.replaced_by) > ?)"
-            values.append(self.filter.until)
+        if self.first:
+            where += " AND NOT EXISTS (SELECT 1 FROM notes o WHERE o.replaced_by = n.seq)"
+        for column in ([] if self.first else ["replaced_by"]) + (["closed_by"] if self.holding else []):
+            if self.filter.until is None:
+                where += f" AND n.{column} IS NULL"
+            else:
+                where += f" AND (n.{column} IS NULL OR (SELECT r.at FROM notes r WHERE r.seq = n.{column}) > ?)"
+                values.append(self.filter.until)
         return where, values
 
 
@@ -317,6 +328,44 @@ def _note(row: tuple, sources: tuple[str, ...], until: int | None) -> Note:
     )
 
 
+def among(db: Database, view: View, seqs: Iterable[int]) -> list[int]:
+    """Those of some rows that are notes of the view, in order."""
+    condition, bound = view.sql()
+    rows = db.rows_in(
+        "SELECT n.seq FROM notes n JOIN sessions s ON s.ref = n.session JOIN users u ON u.ref = s.user "
+        f"WHERE {condition} AND n.seq IN ({{}})",
+        seqs,
+        bound,
+    )
+    return sorted(row[0] for row in rows)
+
+
+def first_versions(db: Database, seqs: Iterable[int]) -> dict[int, list[str]]:
+    """For notes by row: the ids of the notes whose place they have taken in the end, oldest first; their own if of none."""
+    found: dict[int, list[str]] = {}
+    for seq, id_ in db.rows_in(
+        "WITH RECURSIVE chain (last, seq) AS (SELECT seq, seq FROM notes WHERE seq IN ({}) "
+        "UNION SELECT c.last, o.seq FROM chain c JOIN notes o ON o.replaced_by = c.seq) "
+        "SELECT c.last, n.id FROM chain c JOIN notes n ON n.seq = c.seq "
+        "WHERE NOT EXISTS (SELECT 1 FROM notes o WHERE o.replaced_by = c.seq) ORDER BY n.seq",
+        seqs,
+    ):
+        found.setdefault(seq, []).append(id_)
+    return found
+
+
+def versions(db: Database, ids: Iterable[str]) -> dict[int, list[str]]:
+    """The rows of notes and of all that took their place one after the other, each with the ids that it goes back to."""
+    found: dict[int, list[str]] = {}
+    for id_, seq in db.rows_in(
+        "WITH RECURSIVE chain (id, seq, next) AS (SELECT id, seq, replaced_by FROM notes WHERE id IN ({}) "
+        "UNION SELECT c.id, n.seq, n.replaced_by FROM chain c JOIN notes n ON n.seq = c.next) SELECT id, seq FROM chain",
+        ids,
+    ):
+        found.setdefault(seq, []).append(id_)
+    return found
+
+
 def chunk_ids(db: Database, view: View, after: int = 0) -> np.ndarray:
     """Sorted ids, above `after`, of the chunks of the notes of a view, int64."""
     condition, bound = view.sql()
@@ -338,6 +387,21 @@ def links_of(db: Database, id_: str, user: str) -> list[Link]:
             (user, id_, id_),
         )
     ]
+
+
+def links_at(db: Database, ids: Iterable[str], user: str, method: str) -> list[Link]:
+    """The links of a method that start or end at any of these records of the user, each once."""
+    ids = list(ids)
+    found: dict[tuple, Link] = {}
+    for end in ("source", "target"):
+        for row in db.rows_in(
+            "SELECT l.source, l.target, l.relation, l.weight, l.method FROM links l JOIN users u ON u.ref = l.user "
+            f"WHERE u.name = ? AND l.method = ? AND l.{end} IN ({{}})",
+            ids,
+            (user, method),
+        ):
+            found[row] = Link(*row)
+    return list(found.values())
 
 
 def links(db: Database, user: str, method: str) -> list[Link]:

@@ -73,6 +73,11 @@ class Filter:
         """True when nothing but the user narrows the view."""
         return self == Filter(self.user)
 
+    @property
+    def whole_scope(self) -> bool:
+        """True when nothing but the user, the agent and the time of asking narrows the view."""
+        return self == Filter(self.user, self.agent, until=self.until)
+
 
 @dataclass(slots=True)
 class Chunk:
@@ -444,6 +449,10 @@ class Database:
     def episodes(self, seqs: Iterable[int]) -> dict[int, Episode]:
         """Episodes by database row."""
         return {row[0]: _episode(row) for row in self.rows_in(self._EPISODE + "e.seq IN ({})", seqs)}
+
+    def episodes_by_id(self, ids: Iterable[str]) -> dict[str, Episode]:
+        """Episodes by id."""
+        return {row[1]: _episode(row) for row in self.rows_in(self._EPISODE + "e.id IN ({})", ids)}
 
     def episodes_where(
         self, filter_: Filter, extra: str = "", values: Sequence[Any] = (), at_once: int = 1000
