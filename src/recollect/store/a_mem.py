@@ -152,7 +152,7 @@ class AMem:
     ) -> list[Construction | RecollectError]:
         """Keywords, context and tags of each episode, or why there are none. Raises Unavailable."""
         if self.lm is None:
-            num, rarity = engine.db.corpus(scope.user)[0], _frequency(engine, scope.user)
+            num, rarity = engine.db.num_episodes(scope.user), _frequency(engine, scope.user)
             return [
                 Construction(
                     keywords=analyst.keywords(episode.text, self.num_keywords, frequency=rarity, num_documents=num),
@@ -197,7 +197,7 @@ class AMem:
         """Links to the near that share a rare word of the keywords or a name; contexts that gain what a phrase means."""
         telling = [_telling(note), *(_telling(member.note) for member in near)]
         counts = _frequency(engine, episode.user)(sorted(set().union(*telling)))
-        most = max(2.0, RARE_SHARE * engine.db.corpus(episode.user)[0])
+        most = max(2.0, RARE_SHARE * engine.db.num_episodes(episode.user))
         rare = {stem for stem, count in counts.items() if count <= most}
         links = [
             place
