@@ -248,7 +248,7 @@ class Engine:
         """Append to the vector index what was written since."""
         self.index.sync(self.db.last_chunk(), self.db.fetch_vectors)
 
-    def settle(self, num_added: int) -> None:
+    def tend_index(self, num_added: int) -> None:
         """After many writes at once: bring a large vector index up to date, its approximate part too where it lags behind.
 
         Done only when it takes no longer than about embedding what was added did, so that no short call waits for it, nor
