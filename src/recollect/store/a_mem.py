@@ -10,8 +10,8 @@ Differs: links are followed both ways and join the first versions of notes, so t
 embedded at once, where the authors' code waits for 100 evolutions; its old version is kept, is recalled as of a time
 before, and comes back when the episode that changed it is forgotten. A recall for k records gives at most `linked_share` of
 the places to linked notes, where the paper adds up to k to k. The first note of all asks for no evolution. A turn said again
-in the same words by the same speaker is one more source of its note. What is asked of the language model is validated: only
-neighbours that were shown can be linked or evolve.
+in the same words by the same speaker is one more source of its note. Names of those who speak leave the query before it is
+embedded. What the language model answers is validated: only neighbours that were shown can be linked or evolve.
 Without a language model keywords, tags and context come from the built-in analyst; two notes are linked when they are near
 and share a rare keyword or name; a neighbour evolves only when the new turn says what one of its phrases means ("option B is
 the Lisbon flat").
@@ -250,7 +250,9 @@ class AMem:
         view = view_of(self, request, [KIND])
         cosines = {
             row: cosine
-            for row, cosine, _ in engine.nearest_notes(engine.embed([request.text], "query")[0], view, request.k)
+            for row, cosine, _ in engine.nearest_notes(
+                engine.query_vector(request.text, request.filter.user), view, request.k
+            )
         }
         rows = list(cosines)
         most = int(request.k * self.linked_share)

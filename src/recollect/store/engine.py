@@ -269,6 +269,14 @@ class Engine:
         token_ids = embeddings.token_ids[0] if embeddings.token_ids is not None else None
         return vector.astype(np.float32), tokens, token_ids
 
+    def query_vector(self, text: str, user: str) -> np.ndarray:
+        """The unit vector float32 (D,) of a query without the names of those who speak.
+
+        In a conversation the one who says a name is usually the other one, so that names only mislead a search by meaning.
+        """
+        bare, _ = without_names(text, self.speakers(user))
+        return self.embed_query(bare)[0]
+
     def query(self, request: Request, window: Filter | None = None) -> Query:
         """What ranking needs to know about a request."""
         user = request.filter.user

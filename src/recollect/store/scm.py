@@ -10,7 +10,8 @@ Paper: SCM: Enhancing Large Language Model with Self-Controlled Memory Framework
 Differs: whether memory is needed at all is asked only on demand (`asks_whether_needed`), as a wrong no loses the answer, and
 never without a language model; an unreadable answer counts as "use the full text"; the budget loop ends, as items that do
 not fit even as summaries are dropped; recency, which the paper names and its code leaves out, decays exponentially and is
-off by default; near-identical items are kept once, and one that states a fact that a later one contradicts is closed.
+off by default; names of those who speak leave the query before it is embedded; near-identical items are kept once, and one
+that states a fact that a later one contradicts is closed.
 Cost: one language-model call for each round above `summarise_over_tokens` at write, at most two for each item at read when
 the budget is exceeded; 1 kB a round with its vector.
 
@@ -211,7 +212,7 @@ class SelfControlledMemory:
         ):
             return self._hits(engine, [(flash, self._told_flash(flash), 0.0, ())])
         query = f"{request.text}\n{flash.text}" if self.query_with_flash else request.text
-        near = engine.nearest_notes(engine.embed([query], "query")[0], view, max(50, request.k))
+        near = engine.nearest_notes(engine.query_vector(query, request.filter.user), view, max(50, request.k))
         found = notes.by_rows(engine.db, [row for row, _, _ in near], request.filter.until)
         relevance = np.array([score for _, score, _ in near])
         age = np.array([self._age(found[row], flash) for row, _, _ in near])
