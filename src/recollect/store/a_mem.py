@@ -23,7 +23,6 @@ Shapes: N new notes of a batch, D dimension of a vector.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -44,12 +43,11 @@ from recollect.store.a_mem_prompts import (
 )
 from recollect.store.duplicates import digest, near_identical
 from recollect.store.engine import Engine
-from recollect.store.facts import facts
 from recollect.store.hits import explain, note_hit
+from recollect.store.meanings import meanings, speaks_of
 from recollect.store.method import Draft, Request, Scope, view_of
-from recollect.store.names import entities
 from recollect.store.notes import NewNote, View
-from recollect.store.records import Answer, Episode, Hit, Link, Note, from_micros
+from recollect.store.records import Answer, Episode, Hit, Link, Note
 from recollect.store.settling import new_note
 
 if TYPE_CHECKING:
@@ -58,8 +56,6 @@ if TYPE_CHECKING:
 KIND = "note"
 LINKED = "linked"  # the relation of links
 RARE_SHARE = 0.02  # of the episodes: a word that stands in more of them tells nothing
-_THING = re.compile(r"(?:the|an?|my|our|his|her|their|its)\s|[A-Z]")  # how the value of "is" begins where it is a thing
-_EQUATES = frozenset({"is", "was", "means", "stands for", "refers to", "turned out to", "is called", "was called"})
 
 
 @dataclass(slots=True)
@@ -204,10 +200,14 @@ class AMem:
             for place, member in enumerate(near)
             if member.cosine >= self.least_cosine and telling[0] & telling[place + 1] & rare
         ]
-        meanings = _meanings(episode)
+        told_now = meanings(episode)
         updates = []
         for place, member in enumerate(near):
-            told = [sentence for phrase, owner, sentence in meanings if _speaks_of(member.note, phrase, owner)]
+            told = [
+                sentence
+                for phrase, owner, sentence in told_now
+                if speaks_of(member.note.text, member.note.meta.get("speaker"), phrase, owner)
+            ]
             told = [sentence for sentence in told if sentence not in member.note.meta.get("context", "")]
             if told:
                 context = " ".join([member.note.meta.get("context", ""), *told])
@@ -233,7 +233,8 @@ class AMem:
             meta = dict(old.meta) | {"tags": _clean(update.tags) or old.meta["tags"], "context": update.context.strip()}
             if meta == old.meta:
                 continue
-            sources = (*old.sources, *item.note.sources[:1])
+            own = old.sources[:1] if old.any_source else old.sources
+            sources = (*own, *item.note.sources[:1])
             version = new_note(self, KIND, old.text, sources, key=self.key_of(old.text, meta), meta=meta)
             mark = digest(_said(old.meta.get("speaker"), old.text))
             evolved[update.index] = NewNote(version, replaces=(old.id,), same=mark)
@@ -292,14 +293,9 @@ class AMem:
 
     def _origins(self, engine: Engine, firsts: set[str]) -> dict[str, tuple[Episode, tuple[str, ...]]]:
         """For first versions by id: the episode that each is the note of, and all that say it."""
-        rows = [row[0] for row in engine.db.rows_in("SELECT seq FROM notes WHERE id IN ({})", firsts)]
-        by_row = notes.by_rows(engine.db, rows)
-        episodes = engine.db.episodes_by_id({note.sources[0] for note in by_row.values() if note.sources})
-        return {
-            note.id: (episodes[note.sources[0]], note.sources)
-            for note in by_row.values()
-            if note.sources and note.sources[0] in episodes
-        }
+        found = [note for note in notes.by_ids(engine.db, firsts).values() if note.sources]
+        episodes = engine.db.episodes_by_id({note.sources[0] for note in found})
+        return {note.id: (episodes[note.sources[0]], note.sources) for note in found if note.sources[0] in episodes}
 
     # Quiet hours
 
@@ -331,13 +327,9 @@ class _Box:
         stored = notes.by_rows(self.engine.db, [row for row, _, _ in found])
         kept = [(row, cosine) for row, cosine, _ in found if row in stored and stored[row].id not in self.gone][:k]
         firsts = notes.first_versions(self.engine.db, [row for row, _ in kept])
-        ids = {firsts[row][0] for row, _ in kept}
-        times = {
-            id_: (at, offset)
-            for id_, at, offset in self.engine.db.rows_in("SELECT id, at, at_offset FROM notes WHERE id IN ({})", ids)
-        }
+        origins = notes.by_ids(self.engine.db, {firsts[row][0] for row, _ in kept})
         near = [
-            _Member(stored[row], firsts[row][0], from_micros(*times[firsts[row][0]]), cosine=cosine)
+            _Member(stored[row], first := firsts[row][0], origins[first].at or stored[row].recorded_at, cosine=cosine)
             for row, cosine in kept
         ]
         if self.members:
@@ -393,24 +385,3 @@ def _frequency(engine: Engine, user: str) -> Callable[[list[str]], dict[str, int
         return {stem: counts.get(id_, 0) for stem, id_ in ids.items()}
 
     return count
-
-
-def _meanings(episode: Episode) -> list[tuple[str, str | None, str]]:
-    """What the turn says that something is or was: (the phrase for it, whose phrase it is if the speaker's, the sentence).
-
-    "Our mystery guest is Miriam Makeba", said by Ana, gives ("mystery guest", "Ana", "Ana's mystery guest is ...").
-    """
-    speaker = episode.speaker or "I"
-    found = []
-    for fact in facts(episode.text, speaker=episode.speaker, at=episode.at):
-        value = fact.value.removeprefix("be ")
-        named = _THING.match(value) and entities(value)
-        if fact.relation in _EQUATES and named and fact.subject.casefold() != speaker.casefold():
-            phrase = fact.subject.removeprefix(f"{speaker}'s ")
-            found.append((phrase, speaker if phrase != fact.subject else None, fact.text))
-    return found
-
-
-def _speaks_of(note: Note, phrase: str, owner: str | None) -> bool:
-    own = owner is None or note.meta.get("speaker") in (owner, None)
-    return own and bool(re.search(rf"\b{re.escape(phrase)}\b", note.text, re.IGNORECASE))
