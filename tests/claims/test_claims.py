@@ -10,8 +10,8 @@ import pytest
 
 import recollect
 from recollect.catalogue import SYSTEMS
-from recollect.claims import claim as harness
 from recollect.claims import a_mem, locomo, longmemeval, page, tim
+from recollect.claims import claim as harness
 from recollect.claims.claim import Claim, Row, Setting, load, reproduce, save
 from recollect.errors import InvalidInput, NotFound
 from recollect.store.timeline import query_window

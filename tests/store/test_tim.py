@@ -391,8 +391,8 @@ def test_what_has_ended_is_passed_over():
     assert cosines[0] < 0.99
 
 
-def test_hashed_recall_follows_additions_closings_and_another_embedder(open_memory):
-    memory = open_memory(method=ThinkInMemory(flat_below=1, num_probes=16))
+def test_hashed_recall_follows_additions_closings_and_a_reindex(open_memory):
+    memory = open_memory(method=ThinkInMemory(flat_below=1, num_probes=64))
     flat = open_memory(method=ThinkInMemory(num_buckets=0))
 
     def same() -> list[str]:
