@@ -60,13 +60,12 @@ def test_a_thought_is_a_fact_with_its_turn(open_memory):
     assert hit.why[0].name == "cosine"
 
 
-def test_a_turn_without_a_fact_leaves_its_gist_and_small_talk_nothing(open_memory):
+def test_a_sentence_without_a_fact_leaves_its_gist_small_talk_and_questions_nothing(open_memory):
     memory = open_memory(method=ThinkInMemory())
     memory.add("Thanks a lot!", speaker="Ana")
-    memory.add("What a lovely sunset over the harbour tonight!", speaker="Ana", at="2024-05-12")
-    (text,) = texts(memory)
-    assert "lovely sunset" in text
-    assert "subject" not in live(memory)[0].meta
+    memory.add("What a lovely sunset over the harbour! I like tea. Did the painter repair the roof?", speaker="Ana")
+    assert texts(memory) == ["Ana likes tea.", "Ana: What a lovely sunset over the harbour!"]
+    assert "subject" not in live(memory)[1].meta
 
 
 def test_the_model_thinks_about_every_turn_and_empty_thoughts_are_ignored(open_memory):
@@ -383,7 +382,7 @@ def test_a_common_direction_does_not_fill_one_bucket():
 
 def test_what_has_ended_is_passed_over():
     vectors = unit(np.random.default_rng(4), 50, 16)
-    hashed = Hashed("", np.arange(100, 150), Buckets(vectors, 4), 50)
+    hashed = Hashed("", "0", np.arange(100, 150), Buckets(vectors, 4), 50)
     allowed = np.delete(np.arange(100, 150), [3, 7])
     ids, cosines = hashed.search(vectors[3], 5, 4, allowed)
     assert len(ids) == 5
@@ -413,6 +412,27 @@ def test_hashed_recall_follows_additions_closings_and_a_reindex(open_memory):
     assert len(memory.method._hashed) == 1
     memory.reindex()
     assert same() == ["Ana lives in Porto."]
+
+
+def test_a_thought_that_holds_again_is_hashed_again(open_memory):
+    memory = open_memory(method=ThinkInMemory(num_buckets=0))
+    memory.add("I live in Lisbon.", speaker="Ana", at="2024-01-05")
+    porto = memory.add("I live in Porto.", speaker="Ana", at="2024-02-05")
+    memory.add_many({"text": f"I like dish {n}.", "speaker": f"Friend{n}", "at": "2024-02-06"} for n in range(20))
+    hashed = open_memory(method=ThinkInMemory(flat_below=1, num_probes=64))
+    assert hashed.recall("Where does Ana live?", k=1)[0].text == "Ana lives in Porto."
+    memory.forget([list(memory.episodes())[-1].id, porto.id])
+    assert hashed.recall("Where does Ana live?", k=1)[0].text == "Ana lives in Lisbon."
+
+
+def test_what_is_closed_is_closed_as_a_narrow_request_sees_it_too(open_memory):
+    pairs = [{"id": 0, "because": 1}]
+    memory = chain(open_memory, {"contradictions": pairs}, {"merged": []})
+    memory.consolidate()  # Porto is said anew to close Lisbon
+    leaves = said("Ana left.", relation="settled in", tail="", ended=True)
+    memory.use_language_model(Scripted([thinks(leaves)]))
+    memory.add("turn 5", at="2024-06-01")
+    assert [hit.text for hit in memory.recall("Porto", before="2024-05-03")] == []
 
 
 def test_an_odd_number_of_buckets_is_refused():

@@ -126,14 +126,14 @@ class AMem:
         """The episodes to make notes of, each with those that repeat it; what repeats a stored note becomes its source."""
         marks = {episode.id: digest(_said(episode.speaker, episode.text)) for episode in episodes}
         known = notes.with_mark(engine.db, View(scope.filter, self.name, (KIND,)), set(marks.values()))
+        firsts = notes.first_versions(engine.db, {note.id for found in known.values() for note in found.values()})
         groups: dict[bytes, list[list[Episode]]] = {}
         for episode in episodes:
             mark = marks[episode.id]
-            stored = known.get(mark, {}).items()
-            row = next((row for row, note in stored if _repeats(episode, note.meta.get("speaker"), note.text)), None)
-            if row is not None:
-                first = notes.first_versions(engine.db, [row])[row][0]
-                draft.sources.append((first, episode.id))
+            stored = known.get(mark, {}).values()
+            note = next((note for note in stored if _repeats(episode, note.meta.get("speaker"), note.text)), None)
+            if note is not None:
+                draft.sources += [(first, episode.id) for first in firsts.get(note.id, ())]
                 continue
             same = groups.setdefault(mark, [])
             group = next((group for group in same if _repeats(episode, group[0].speaker, group[0].text)), None)
@@ -249,42 +249,44 @@ class AMem:
         the weight of the link, if that is more.
         """
         view = view_of(self, request, [KIND])
-        cosines = {
-            row: cosine
-            for row, cosine, _ in engine.nearest_notes(engine.embed([request.text], "query")[0], view, request.k)
-        }
-        rows = list(cosines)
+        near = engine.nearest_notes(engine.embed([request.text], "query")[0], view, request.k)
+        with engine.db.snapshot():
+            return self._hits(engine, request, view, {row: cosine for row, cosine, _ in near})
+
+    def _hits(self, engine: Engine, request: Request, view: View, cosines: Mapping[int, float]) -> list[Hit]:
+        """The hits for the nearest notes (row -> cosine, best first) and what they are linked to."""
+        by_row = notes.by_rows(engine.db, cosines, request.filter.until)
+        rows = [row for row in cosines if row in by_row]
         most = int(request.k * self.linked_share)
         found = rows[: request.k - most]
-        linked = dict(list(self._linked(engine, view, {row: cosines[row] for row in found}).items())[:most])
+        linked = self._linked(engine, view, {by_row[row].id: cosines[row] for row in found})
+        linked = dict([(row, score) for row, score in linked.items() if row not in found][:most])
         chosen = list(dict.fromkeys([*found, *linked, *rows]))[: request.k]
+        by_row |= notes.by_rows(engine.db, linked, request.filter.until)
         own, lent = (np.array([scores.get(row, 0.0) for row in chosen]) for scores in (cosines, linked))
         scores = np.maximum(own, lent)
-        by_row = notes.by_rows(engine.db, chosen, request.filter.until)
-        firsts = notes.first_versions(engine.db, chosen)
+        firsts = notes.first_versions(engine.db, [by_row[row].id for row in chosen])
         origins = self._origins(engine, {ids[0] for ids in firsts.values()})
         hits = []
         for place in np.argsort(-scores, kind="stable"):
-            row = chosen[place]
-            if row in by_row and (origin := origins.get(firsts[row][0])) is not None:
-                reason = "cosine" if own[place] >= lent[place] else "link"
-                why = explain({reason: scores}, {reason: 1.0}, int(place))
-                hit = note_hit(by_row[row], float(scores[place]), why, said=origin[0])
-                sources = tuple(dict.fromkeys((*origin[1], *hit.sources)))
-                hits.append(replace(hit, at=origin[0].at, sources=sources))
+            note = by_row[chosen[place]]
+            said, sources = origins[firsts[note.id][0]]
+            reason = "cosine" if own[place] >= lent[place] else "link"
+            why = explain({reason: scores}, {reason: 1.0}, int(place))
+            hit = note_hit(note, float(scores[place]), why, said=said)
+            hits.append(replace(hit, at=said.at, sources=tuple(dict.fromkeys((*sources, *hit.sources)))))
         return hits
 
-    def _linked(self, engine: Engine, view: View, found: Mapping[int, float]) -> dict[int, float]:
-        """The notes of the view that links lead to from the found ones (row -> score), which are left out; best first."""
-        firsts = {ids[0]: row for row, ids in notes.first_versions(engine.db, found).items()}
+    def _linked(self, engine: Engine, view: View, found: Mapping[str, float]) -> dict[int, float]:
+        """The notes of the view that links lead to from the found ones (id -> cosine): row -> score, best first."""
+        firsts = {ids[0]: id_ for id_, ids in notes.first_versions(engine.db, found).items()}
         lent: dict[str, float] = {}
         for link in notes.links_at(engine.db, firsts, view.filter.user, self.name):
             for here, there in self.ways_of(link):
                 if here in firsts:
                     lent[there] = max(lent.get(there, 0.0), found[firsts[here]] * link.weight)
         later = notes.versions(engine.db, lent)
-        seen = notes.among(engine.db, view, [row for row in later if row not in found])
-        scores = {row: lent[later[row][0]] for row in seen}
+        scores = {row: lent[later[row][0]] for row in notes.among(engine.db, view, later)}
         return dict(sorted(scores.items(), key=lambda entry: (-entry[1], entry[0])))
 
     def ways_of(self, link: Link) -> list[tuple[str, str]]:
@@ -323,14 +325,17 @@ class _Box:
 
     def nearest(self, vector: np.ndarray, k: int) -> list[_Member]:
         """The k notes nearest to a unit vector (D,), best first."""
+        db = self.engine.db
         found = self.engine.nearest_notes(vector, self.view, k + len(self.gone))
-        stored = notes.by_rows(self.engine.db, [row for row, _, _ in found])
-        kept = [(row, cosine) for row, cosine, _ in found if row in stored and stored[row].id not in self.gone][:k]
-        firsts = notes.first_versions(self.engine.db, [row for row, _ in kept])
-        origins = notes.by_ids(self.engine.db, {firsts[row][0] for row, _ in kept})
+        with db.snapshot():
+            stored = notes.by_rows(db, [row for row, _, _ in found])
+            kept = [(stored[row], cosine) for row, cosine, _ in found if row in stored]
+            kept = [(note, cosine) for note, cosine in kept if note.id not in self.gone][:k]
+            firsts = notes.first_versions(db, [note.id for note, _ in kept])
+            origins = notes.by_ids(db, {firsts[note.id][0] for note, _ in kept})
         near = [
-            _Member(stored[row], first := firsts[row][0], origins[first].at or stored[row].recorded_at, cosine=cosine)
-            for row, cosine in kept
+            _Member(note, first := firsts[note.id][0], origins[first].at or note.recorded_at, cosine=cosine)
+            for note, cosine in kept
         ]
         if self.members:
             cosines = self.engine.embed_notes([member.item for member in self.members if member.item]) @ vector

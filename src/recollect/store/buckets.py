@@ -101,6 +101,7 @@ class Hashed:
     """Buckets of vectors that have ids, some of which may have ended since."""
 
     of: str  # what state of the vectors they were made from
+    epoch: str | None  # the state of the database that the ids were last held against
     ids: np.ndarray  # int64 (N,), ascending
     buckets: Buckets
     num_first: int  # ids when the mean was taken

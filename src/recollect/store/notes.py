@@ -364,17 +364,17 @@ def with_mark(db: Database, view: View, marks: Iterable[bytes]) -> dict[bytes, d
     return by_mark
 
 
-def first_versions(db: Database, seqs: Iterable[int]) -> dict[int, list[str]]:
-    """For notes by row: the ids of the notes whose place they have taken in the end, oldest first; their own if of none."""
-    found: dict[int, list[str]] = {}
-    for seq, id_ in db.rows_in(
-        "WITH RECURSIVE chain (last, seq) AS (SELECT seq, seq FROM notes WHERE seq IN ({}) "
+def first_versions(db: Database, ids: Iterable[str]) -> dict[str, list[str]]:
+    """For notes by id: the ids of the notes whose place they have taken in the end, oldest first; their own if of none."""
+    found: dict[str, list[str]] = {}
+    for id_, first in db.rows_in(
+        "WITH RECURSIVE chain (last, seq) AS (SELECT id, seq FROM notes WHERE id IN ({}) "
         "UNION SELECT c.last, o.seq FROM chain c JOIN notes o ON o.replaced_by = c.seq) "
         "SELECT c.last, n.id FROM chain c JOIN notes n ON n.seq = c.seq "
         "WHERE NOT EXISTS (SELECT 1 FROM notes o WHERE o.replaced_by = c.seq) ORDER BY n.seq",
-        seqs,
+        ids,
     ):
-        found.setdefault(seq, []).append(id_)
+        found.setdefault(id_, []).append(first)
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from recollect.errors import InvalidInput
 from recollect.store import lexical
@@ -11,6 +11,8 @@ from recollect.store.facts import Fact, contradicts, same_fact
 from recollect.store.records import Note, parse_time
 from recollect.store.settling import fact_of
 from recollect.store.tim_prompts import Thoughts
+
+_LASTS = re.compile(r"(?!(?:is|was|does)\b)\w+s\b")  # the relations of which the rules join the tails
 
 
 def facts_of(reply: Thoughts) -> list[Fact]:
@@ -43,6 +45,31 @@ def contradicted(group: Sequence[Note]) -> dict[str, Note]:
             if because is not None:
                 ended[old_note.id] = because
     return ended
+
+
+def bundles_of(
+    group: Sequence[Note], parts_of: Callable[[Sequence[Note]], list[Note]], max_joined: int
+) -> list[list[Note]]:
+    """Thoughts of one head and one lasting relation, several at a time, with at most `max_joined` tails together.
+
+    parts_of: the thoughts that merged ones go back to.
+    """
+    by_relation: dict[tuple[str, str], list[Note]] = {}
+    for note in group:
+        told = [fact for part in parts_of([note]) if (fact := fact_of(part))]
+        lasting = all(_LASTS.match(fact.relation) and not (fact.single or fact.ends or fact.at) for fact in told)
+        if told and lasting and len({fact.relation for fact in told}) == 1:
+            by_relation.setdefault((told[0].subject.casefold(), told[0].relation), []).append(note)
+    bundles: list[list[Note]] = []
+    for related in by_relation.values():
+        bundle: list[Note] = []
+        for note in related:
+            if len(parts_of([*bundle, note])) > max_joined:
+                bundles.append(bundle)
+                bundle = []
+            bundle.append(note)
+        bundles.append(bundle)
+    return [bundle for bundle in bundles if len(bundle) > 1]
 
 
 def join(parts: Sequence[Note]) -> str:

@@ -12,8 +12,8 @@ are recalled as of a time before and come back when their cause is forgotten; wh
 forgotten unless a later thought says so. A thought has a time, and a contradiction ends what was said before it. Each turn
 is thought about by itself. Below `flat_below` thoughts every one is compared, which is then quicker and misses none. More
 than one bucket is looked into, which the paper's single bucket needs to find what it should.
-Without a language model thoughts are the facts that the built-in analyst reads, or the gist of a turn in which it reads
-none; contradictions and repeats are found by rule; merging joins tails of lasting relations ("likes", not "went to"); after
+Without a language model thoughts are the facts that the built-in analyst reads, and the gist of each sentence in which it
+reads none; contradictions and repeats are found by rule; merging joins tails of lasting relations ("likes", not "went to"); after
 an answer the sentences that it was read from are kept under the question.
 Cost: 1 call of the language model a turn and an answer, 2 a group that grew; 2 bytes a dimension of a thought's vector. A
 recall is one scan of the vectors, or of the share in the buckets probed.
@@ -23,7 +23,6 @@ Shapes: N thoughts, D dimension of a vector.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -38,21 +37,21 @@ from recollect.store import analyst, consolidation, lexical, notes, tim_prompts
 from recollect.store.buckets import Buckets, Hashed
 from recollect.store.duplicates import digest
 from recollect.store.engine import Engine
+from recollect.store.english import sentences
 from recollect.store.facts import Fact, contradicts, facts
 from recollect.store.hits import explain, note_hit
 from recollect.store.method import Draft, Request, Scope, view_of
 from recollect.store.notes import NewNote, View
 from recollect.store.records import Answer, Episode, Hit, Note
 from recollect.store.settling import Found, fact_note, fact_of, new_note, settle
-from recollect.store.thoughts import contradicted, facts_of, join, says_all
+from recollect.store.thoughts import bundles_of, contradicted, facts_of, join, says_all
 
 if TYPE_CHECKING:
     from recollect.lm import LanguageModel
 
 THOUGHT, CONCLUSION = "thought", "conclusion"
-LEAST_TERMS = 3  # of a turn whose gist is kept
+LEAST_TERMS = 3  # of a sentence whose gist is kept
 MAX_GONE_SHARE = 0.1  # of the hashed thoughts that may have ended before the buckets are made anew
-_LASTS = re.compile(r"(?!(?:is|was|does)\b)\w+s\b")  # the relations of which the rules join the tails
 
 
 @dataclass
@@ -116,34 +115,38 @@ class ThinkInMemory:
         ]
 
     def _think_by_rule(self, episode: Episode) -> list[Found]:
+        """The facts of a turn, and the gist of each sentence that states none, is no question and says enough."""
         stated = facts(episode.text, speaker=episode.speaker, at=episode.at)
-        if not stated and len(set(lexical.terms(episode.text))) >= LEAST_TERMS:
-            gist = analyst.gist(episode.text, speaker=episode.speaker, at=episode.at)
-            return [Found(new_note(self, THOUGHT, gist, [episode], any_source=True), episode.at)]
-        return [fact_note(self, THOUGHT, fact, episode) for fact in stated]
+        found = [fact_note(self, THOUGHT, fact, episode) for fact in stated]
+        for first, last in sentences(episode.text):
+            sentence = episode.text[first:last]
+            read = any(fact.first < last and first < fact.last for fact in stated)
+            if not read and not sentence.endswith("?") and len(set(lexical.terms(sentence))) >= LEAST_TERMS:
+                gist = analyst.gist(sentence, speaker=episode.speaker, at=episode.at)
+                found.append(Found(new_note(self, THOUGHT, gist, [episode], any_source=True), episode.at))
+        return found
 
     def _insert(self, engine: Engine, scope: Scope, found: Sequence[Found], failed: Mapping[str, str]) -> Draft:
         if self.group_by == "bucket":
             found = [replace(item, fact=None) for item in found]  # settled without closing anything
-        draft = settle(engine, scope, self, found)
+        with engine.db.snapshot():
+            draft = settle(engine, scope, self, found)
+            self._part_from_joined(engine, scope, draft, {item.note.id: item.said_at for item in found})
+            self._close_conclusions(engine, scope, draft)
+            self._close_first_versions(engine, draft.notes)
         draft.failed |= failed
-        self._part_from_joined(engine, scope, draft, {item.note.id: item.said_at for item in found})
-        self._close_conclusions(engine, scope, draft)
         return draft
 
     def _part_from_joined(self, engine: Engine, scope: Scope, draft: Draft, said_at: Mapping[str, datetime]) -> None:
         """Where a new thought contradicts a part of a merged one, say the rest of that anew."""
         told = [(item, fact) for item in draft.notes if self.group_by == "head" and (fact := fact_of(item.note))]
         view = View(scope.filter, self.name, (THOUGHT,), holding=True)
-        joined = {
-            row: note
-            for row, note in notes.about(engine.db, view, {fact.subject.casefold() for _, fact in told}).items()
-            if "joined" in note.meta
-        }
-        firsts = notes.first_versions(engine.db, joined)
+        about = notes.about(engine.db, view, {fact.subject.casefold() for _, fact in told}).values()
+        joined = [note for note in about if "joined" in note.meta]
+        firsts = notes.first_versions(engine.db, [note.id for note in joined])
         parts = notes.by_ids(engine.db, {id_ for ids in firsts.values() for id_ in ids})
-        for row, note in joined.items():
-            held = [parts[id_] for id_ in firsts[row] if id_ in parts and parts[id_].closed_by is None]
+        for note in joined:
+            held = [part for id_ in firsts[note.id] if (part := parts[id_]).closed_by is None]
             for item, fact in told:
                 ended = [
                     part
@@ -177,6 +180,13 @@ class ThinkInMemory:
                     for note in resting.values()
                     if set(note.sources) & set(old.sources) and tail <= set(lexical.terms(note.text))
                 )
+
+    def _close_first_versions(self, engine: Engine, items: Sequence[NewNote]) -> None:
+        """What is closed is closed in its first versions too, as which a narrow request sees it."""
+        firsts = notes.first_versions(engine.db, {id_ for item in items for id_ in item.closes})
+        for item in items:
+            ids = (id_ for closed in item.closes for id_ in (closed, *firsts.get(closed, ())))
+            item.closes = tuple(dict.fromkeys(ids))
 
     def after_answer(self, engine: Engine, scope: Scope, question: str, answer: Answer) -> Draft:
         """What was concluded, as thoughts that rest on all episodes that the answer quotes."""
@@ -243,18 +253,20 @@ class ThinkInMemory:
     def _hash(self, engine: Engine, view: View, allowed: np.ndarray) -> Hashed:
         """The buckets of a view, with what was added since; made anew when much has ended or the vectors changed."""
         engine.sync_index()
-        of = f"{engine.db.get_state('generation')} {engine.embedder.name}"
+        of, epoch = f"{engine.db.get_state('generation')} {engine.embedder.name}", engine.db.get_state("epoch")
         known = self._hashed.get(view)
         if known is not None and known.of == of:
-            fresh = allowed[allowed > known.ids[-1]]
-            num_gone = len(known.ids) + len(fresh) - len(allowed)
-            if 0 <= num_gone <= MAX_GONE_SHARE * len(allowed) and len(allowed) <= 2 * known.num_first:
-                if len(fresh):
-                    known.buckets.add(engine.index.get(fresh))
-                    known.ids = np.concatenate([known.ids, fresh])
+            num_old = int(np.searchsorted(allowed, known.ids[-1], side="right"))
+            whole = known.epoch == epoch or bool(np.isin(allowed[:num_old], known.ids, assume_unique=True).all())
+            num_gone = len(known.ids) - num_old
+            if whole and num_gone <= MAX_GONE_SHARE * len(allowed) and len(allowed) <= 2 * known.num_first:
+                known.epoch = epoch
+                if num_old < len(allowed):
+                    known.buckets.add(engine.index.get(allowed[num_old:]))
+                    known.ids = np.concatenate([known.ids, allowed[num_old:]])
                 return known
         buckets = Buckets(engine.index.get(allowed), self.num_buckets, self.num_tables, self.seed)
-        self._hashed[view] = Hashed(of, allowed, buckets, len(allowed))
+        self._hashed[view] = Hashed(of, epoch, allowed, buckets, len(allowed))
         return self._hashed[view]
 
     # Quiet hours: forget and merge
@@ -274,7 +286,8 @@ class ThinkInMemory:
             item = confirmed.setdefault(because.id, self._again(because))
             item.closes = (*item.closes, id_)
         left = [[note for note in group if note.id not in ended and note.id not in confirmed] for group in groups]
-        return Draft([*confirmed.values(), *self._merge(engine, held, left)])
+        self._close_first_versions(engine, list(confirmed.values()))
+        return Draft([*confirmed.values(), *self._merge(engine, left)])
 
     def _groups(self, engine: Engine, scope: Scope, held: Mapping[int, Note]) -> list[list[Note]]:
         """The thoughts that are tidied together, oldest first in each group; for a language model only groups that grew."""
@@ -313,22 +326,20 @@ class ThinkInMemory:
             found.append(pairs if len(pairs) <= self.max_dropped_share * len(group) else {})
         return found
 
-    def _merge(self, engine: Engine, held: Mapping[int, Note], groups: Sequence[Sequence[Note]]) -> list[NewNote]:
+    def _merge(self, engine: Engine, groups: Sequence[Sequence[Note]]) -> list[NewNote]:
         """Thoughts that say as one what several of a group say, whose place they take."""
         groups = [group for group in groups if len(group) > 1]
-        rows = {note.id: row for row, note in held.items()}
-        firsts = notes.first_versions(engine.db, [rows[note.id] for group in groups for note in group])
+        firsts = notes.first_versions(engine.db, [note.id for group in groups for note in group])
         parts = notes.by_ids(engine.db, {id_ for ids in firsts.values() for id_ in ids})
 
         def parts_of(chosen: Iterable[Note]) -> list[Note]:
-            found = [parts[id_] for note in chosen for id_ in firsts[rows[note.id]] if id_ in parts]
+            found = [parts[id_] for note in chosen for id_ in firsts.get(note.id, ()) if id_ in parts]
             return [part for part in found if part.closed_by is None]
 
         merged = []
         if self.lm is None:
-            for group in groups:
-                for bundle in self._bundles(group, parts_of):
-                    merged.append((bundle, join(parts_of(bundle))))
+            bundles = [bundle for group in groups for bundle in bundles_of(group, parts_of, self.max_joined)]
+            merged = [(bundle, join(parts_of(bundle))) for bundle in bundles]
         else:
             asked = [tim_prompts.group_messages(tim_prompts.MERGE, group) for group in groups]
             for group, reply in zip(groups, self._ask(asked, tim_prompts.Merged), strict=True):
@@ -342,26 +353,8 @@ class ThinkInMemory:
         return [
             self._joined(parts_of(chosen), sentence, [id_ for note in chosen for id_ in note.sources], chosen)
             for chosen, sentence in merged
+            if parts_of(chosen)
         ]
-
-    def _bundles(self, group: Sequence[Note], parts_of: Any) -> list[list[Note]]:
-        """Thoughts of one head and one lasting relation, several at a time, with at most `max_joined` tails together."""
-        by_relation: dict[tuple[str, str], list[Note]] = {}
-        for note in group:
-            told = [fact for part in parts_of([note]) if (fact := fact_of(part))]
-            lasting = all(_LASTS.match(fact.relation) and not (fact.single or fact.ends or fact.at) for fact in told)
-            if told and lasting and len({fact.relation for fact in told}) == 1:
-                by_relation.setdefault((told[0].subject.casefold(), told[0].relation), []).append(note)
-        bundles: list[list[Note]] = []
-        for related in by_relation.values():
-            bundle: list[Note] = []
-            for note in related:
-                if len(parts_of([*bundle, note])) > self.max_joined:
-                    bundles.append(bundle)
-                    bundle = []
-                bundle.append(note)
-            bundles.append(bundle)
-        return [bundle for bundle in bundles if len(bundle) > 1]
 
     def _joined(
         self, parts: Sequence[Note], sentence: str, sources: Iterable[str], replaces: Iterable[Note]
