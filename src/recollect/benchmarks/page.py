@@ -246,8 +246,6 @@ def render_methods(results: Path) -> str:
     ]
     if result := _load(results, "locomo-methods"):
         lines += _locomo_methods(result)
-    if result := _load(results, "multihop"):
-        lines += _multihop(result)
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -39,7 +39,7 @@ from recollect.store.method import Draft, Request, Scope
 from recollect.store.notes import NewNote, View
 from recollect.store.records import Answer, Episode, Hit, Note
 from recollect.store.rounds import episodes_of, grouped, told, users_of
-from recollect.store.settling import Found, fact_note, new_note, settle
+from recollect.store.settling import Found, fact_meta, new_note, settle
 
 if TYPE_CHECKING:
     from recollect.lm import LanguageModel
@@ -120,7 +120,7 @@ class SelfControlledMemory:
             if fact.single
         ]
         if stated and len(turns) == 1:
-            meta |= fact_note(self, ITEM, stated[0], turns[0]).note.meta
+            meta |= fact_meta(stated[0])
         note = new_note(self, ITEM, told(turns), turns, any_source=len(turns) == 1, meta=meta)
         return Found(note, turns[-1].at, stated[0] if stated and len(turns) == 1 else None)
 
