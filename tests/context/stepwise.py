@@ -28,7 +28,10 @@ def stepwise_logits(model: Any, ids: torch.Tensor, place: Place) -> torch.Tensor
         normed = layer.input_layernorm(hidden)
         B, T, _ = normed.shape
         D = attention.head_dim
-        q, k, v = (part(normed).view(B, T, -1, D).transpose(1, 2) for part in (attention.q_proj, attention.k_proj, attention.v_proj))
+        q, k, v = (
+            part(normed).view(B, T, -1, D).transpose(1, 2)
+            for part in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
         groups = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
         rows = []

@@ -33,7 +33,9 @@ def random_parts(generator, masked=True):
         keys, values = torch.randn(2, B, G, S, D, generator=generator)
         mask = torch.rand(T, S, generator=generator) < 0.7
         mask[:, 0] = True
-        parts.append(Part(torch.randn(B, H, T, D, generator=generator), keys, values, mask if masked and S != 1 else None))
+        parts.append(
+            Part(torch.randn(B, H, T, D, generator=generator), keys, values, mask if masked and S != 1 else None)
+        )
     return parts
 
 
@@ -48,7 +50,9 @@ def test_the_fused_form_equals_the_readable_one_gradients_too(masked, softcap):
     torch.testing.assert_close(torch.cat(weights, dim=-1).sum(-1), torch.ones(2, 4, 3))
     slope = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
     for one, other in zip(
-        torch.autograd.grad((output * slope).sum(), leaves), torch.autograd.grad((fused * slope).sum(), leaves), strict=True
+        torch.autograd.grad((output * slope).sum(), leaves),
+        torch.autograd.grad((fused * slope).sum(), leaves),
+        strict=True,
     ):
         torch.testing.assert_close(one, other)
 
@@ -60,7 +64,9 @@ def test_parts_with_equal_queries_are_one_attention():
     torch.testing.assert_close(attend(halves, make_layer())[0], attend([whole], make_layer())[0])
     for head in range(4):  # head h of the queries meets head h // 2 of the keys
         scores = whole.queries[0, head] @ whole.keys[0, head // 2].T * 0.5
-        torch.testing.assert_close(scores.softmax(-1) @ whole.values[0, head // 2], attend([whole], make_layer())[0][0, head])
+        torch.testing.assert_close(
+            scores.softmax(-1) @ whole.values[0, head // 2], attend([whole], make_layer())[0][0, head]
+        )
 
 
 def test_the_band_by_hand():

@@ -34,7 +34,8 @@ def test_products_depend_on_distances_only():
     rotary, _ = rotary_of(tiny())
     query, key = torch.randn(2, 1, 1, 1, 8)
     products = [
-        (rotary.rotate(query, torch.tensor([at + 7]), 64) * rotary.rotate(key, torch.tensor([at]), 64)).sum() for at in (0, 20, 50)
+        (rotary.rotate(query, torch.tensor([at + 7]), 64) * rotary.rotate(key, torch.tensor([at]), 64)).sum()
+        for at in (0, 20, 50)
     ]
     torch.testing.assert_close(products[0], products[1])
     torch.testing.assert_close(products[0], products[2])
