@@ -126,6 +126,24 @@ def test_the_page_has_the_table_and_the_verdict_or_says_that_there_is_none(fake,
     assert "**Does not hold** (full scale, seed 0," in section
 
 
+FLUENT, LOST = {"trained": 3.0, "far": 3.05}, {"trained": 3.0, "far": 4.0}
+FOUND, MISSED = (
+    {"passkey@0.5x": 1.0, "passkey@2x": 0.8, "attended": 500},
+    {"passkey@0.5x": 1.0, "passkey@2x": 0.5, "attended": 512},
+)
+CONTEXT_ROWS = {
+    "streaming-llm": {"streaming-llm": FLUENT, "sliding-window": LOST, "plain": FLUENT},
+    "lm-infinite": {"lm-infinite": FLUENT, "streaming-llm": FLUENT, "sliding-window": FLUENT, "plain": LOST},
+    "sliding-window": {"sliding-window": {"inside": 0.9, "outside": 0.0}, "plain": {"inside": 1.0, "outside": 1.0}},
+    "infllm": {"infllm": FOUND, "streaming-llm": MISSED, "lm-infinite": MISSED, "plain": MISSED},
+    "sirllm": {
+        "sirllm": {"after 2": 0.95, "after 8": 0.8, "after 20": 0.7},
+        "streaming-llm": {"after 2": 1.0, "after 8": 0.1, "after 20": 0.0},
+        "lm-infinite": {"after 2": 1.0, "after 8": 0.1, "after 20": 0.0},
+    },
+}
+
+
 def rows_of(key):
     """Rows on which the claim holds."""
     if key == "episodic":
@@ -144,6 +162,11 @@ def rows_of(key):
             "time-aware": Row("time-aware", "system", {"recall@1": 0.3, "recall@5": 0.6}),
             "time ignored": Row("time ignored", "baseline", {"recall@1": 0.2, "recall@5": 0.5}),
         }
+    if key in CONTEXT_ROWS:
+        return {
+            name: Row(name, "system" if name == key else "baseline", values)
+            for name, values in CONTEXT_ROWS[key].items()
+        }
     ours = {"recall@5": 0.5, "recall@25": 0.7, "recall@50": 0.8, "single@5": 0.6, "multi@5": 0.3, "temporal@5": 0.7}
     return {
         locomo.SYSTEM: Row(locomo.SYSTEM, "system", ours),
@@ -158,6 +181,17 @@ BREAKS = [  # claim, row, value that breaks it
     ("locomo", locomo.SYSTEM, {"multi@5": 0.5}),
     ("locomo", locomo.SYSTEM, {"recall@50": 0.7}),
     ("locomo", locomo.FLOOR, {"recall@25": 0.7}),
+    ("streaming-llm", "streaming-llm", {"far": 3.2}),
+    ("streaming-llm", "sliding-window", {"far": 3.1}),
+    ("lm-infinite", "lm-infinite", {"far": 3.2}),
+    ("lm-infinite", "plain", {"far": 3.1}),
+    ("sliding-window", "sliding-window", {"inside": 0.8}),
+    ("sliding-window", "sliding-window", {"outside": 0.2}),
+    ("sliding-window", "plain", {"outside": 0.5}),
+    ("infllm", "plain", {"passkey@2x": 0.7}),
+    ("infllm", "infllm", {"attended": 600}),
+    ("sirllm", "lm-infinite", {"after 20": 0.5}),
+    ("sirllm", "sirllm", {"after 2": 0.8}),
 ]
 
 

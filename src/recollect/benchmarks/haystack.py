@@ -129,7 +129,7 @@ class Haystacks:
         self.tokenizer, self.first = tokenizer, [] if first is None else [first]
         self._rng = Random(f"haystack {seed}")
         self._sentences = prose(self._rng)
-        self._given = self._encode(text) if text is not None else []
+        self._given = self.encode(text) if text is not None else []
         if text is not None and not self._given:
             raise InvalidInput("haystack: the text is empty.")
         self._made: list[int] = []
@@ -142,7 +142,7 @@ class Haystacks:
         if task not in TASKS:
             raise InvalidInput(f"task: {task!r:.20} is not known; use one of {', '.join(TASKS)}, mqar.")
         said, asked, question, answer = TASKS[task](rng, length)
-        statements, end = [self._encode(each) for each in said], self._encode(question)
+        statements, end = [self.encode(each) for each in said], self.encode(question)
         room = length - len(self.first) - len(end) - sum(map(len, statements))
         if room < 0:
             raise InvalidInput(
@@ -165,12 +165,13 @@ class Haystacks:
             source = self._given * (length // len(self._given) + 2)
         else:
             while len(self._made) < 2 * length + 64:
-                self._made += self._encode("".join(next(self._sentences) for _ in range(200)))
+                self._made += self.encode("".join(next(self._sentences) for _ in range(200)))
             source = self._made
         start = rng.randrange(len(source) - length)
         return source[start : start + length]
 
-    def _encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
+        """Token numbers of a text, nothing added."""
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
 

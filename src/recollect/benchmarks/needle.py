@@ -222,3 +222,32 @@ def plot(result: dict[str, Any], folder: Path) -> Path:
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
     return path
+
+
+def testbed_of(data: Path | None, device: str, progress: Callable[[str], None]) -> tuple[Any, Any]:
+    """(model, tokenizer) to measure on: the checkpoint in `data`, or in its folder testbed-28m; else the own testbed."""
+    from recollect.benchmarks.testbed import load, load_or_train
+
+    for folder in () if data is None else (data, data / "testbed-28m", data / "models" / "testbed-28m"):
+        if (folder / "config.json").is_file():
+            progress("loading the checkpoint")
+            return load(folder, device)
+    return load_or_train(
+        device=device, progress=lambda step, total, what: progress(f"training the testbed, {step} of {total}: {what}")
+    )
+
+
+def losses(model: Any, policy: ContextMemory | None, tokens: Sequence[int], piece: int = 256) -> list[float]:
+    """-log P of each token but the first, in nats, read piece by piece under a policy, or by the plain model."""
+    import torch
+
+    ids, cache, last, found = torch.tensor([list(tokens)], device=model.device), None, None, []
+    with torch.no_grad(), nullcontext() if policy is None else policy.attach(model):
+        for start in range(0, ids.shape[1], piece):
+            chunk = ids[:, start : start + piece]
+            output = model(input_ids=chunk, past_key_values=cache, use_cache=True)
+            cache, scores = output.past_key_values, output.logits[0].float().log_softmax(-1)
+            before = scores[:-1] if last is None else torch.cat([last, scores[:-1]])
+            found.append(-before.gather(1, chunk[0, chunk.shape[1] - len(before) :, None])[:, 0])
+            last = scores[-1:]
+    return torch.cat(found).tolist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,10 +16,10 @@ app = typer.Typer(no_args_is_help=True, help="Make the small model that context 
     epilog="Examples:  recollect testbed train   |   recollect testbed train --steps 3000 --tokens 512 --out my-model"
 )
 def train(
-    steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 0,
-    tokens: Annotated[int, typer.Option(min=64, help="Trained length.")] = 0,
-    width: Annotated[int, typer.Option(min=32, help="Hidden size; a multiple of 32.")] = 0,
-    layers: Annotated[int, typer.Option(min=1, help="Layers.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of training.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=64, help="Trained length.")] = None,
+    width: Annotated[int | None, typer.Option(min=32, help="Hidden size; a multiple of 32.")] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="Layers.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     folder: Annotated[
@@ -34,7 +34,7 @@ def train(
     from recollect.benchmarks.testbed import Recipe, folder_of
     from recollect.benchmarks.testbed import train as train_testbed
 
-    given = {"num_steps": steps, "trained_tokens": tokens, "hidden_size": width, "num_layers": layers}
+    given: dict[str, Any] = {"num_steps": steps, "trained_tokens": tokens, "hidden_size": width, "num_layers": layers}
     recipe = Recipe(seed=seed, **{name: value for name, value in given.items() if value})
     folder = folder_of(recipe) if folder is None else folder
     log = folder / "training.json"
