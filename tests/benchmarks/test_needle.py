@@ -112,29 +112,18 @@ def test_the_interval_of_a_share():
 
 
 def test_the_commands_measure_print_and_draw(folder, tmp_path):
-    run = CliRunner().invoke(
-        app,
-        [
-            "bench",
-            "needle",
-            "--model",
-            str(folder),
-            "--policy",
-            "streaming-llm",
-            "--lengths",
-            "64,128",
-            "--samples",
-            "1",
-            "--budget",
-            "32",
-            "--task",
-            "passkey,key-value",
-            "--results",
-            str(tmp_path),
-            "--plots",
-            str(tmp_path),
-        ],
-    )
+    words = ["bench", "needle", "--policy", "streaming-llm", "--lengths", "64,128", "--samples", "1", "--budget", "32"]
+    words += [
+        "--task",
+        "passkey,key-value",
+        "--model",
+        str(folder),
+        "--results",
+        str(tmp_path),
+        "--plots",
+        str(tmp_path),
+    ]
+    run = CliRunner().invoke(app, words)
     assert run.exit_code == 0, run.output
     for text in ("passkey", "key-value", "streaming-llm", "plain", "trained to 128 tokens"):
         assert text in run.output

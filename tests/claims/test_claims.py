@@ -132,8 +132,14 @@ FOUND, MISSED = (
     {"passkey@0.5x": 1.0, "passkey@2x": 0.5, "attended": 512},
 )
 CONTEXT_ROWS = {
-    "streaming-llm": {"streaming-llm": FLUENT, "sliding-window": LOST, "plain": FLUENT},
-    "lm-infinite": {"lm-infinite": FLUENT, "streaming-llm": FLUENT, "sliding-window": FLUENT, "plain": LOST},
+    "streaming-llm": {"streaming-llm": FLUENT, "sliding-window": LOST, "plain": FLUENT, "read anew": FLUENT},
+    "lm-infinite": {
+        "lm-infinite": FLUENT,
+        "streaming-llm": FLUENT,
+        "sliding-window": FLUENT,
+        "plain": LOST,
+        "read anew": FLUENT,
+    },
     "sliding-window": {"sliding-window": {"inside": 0.9, "outside": 0.0}, "plain": {"inside": 1.0, "outside": 1.0}},
     "infllm": {"infllm": FOUND, "streaming-llm": MISSED, "lm-infinite": MISSED, "plain": MISSED},
     "sirllm": {
