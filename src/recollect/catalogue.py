@@ -75,6 +75,16 @@ SYSTEMS: tuple[System, ...] = (
         claim="recollect.claims.infllm",
     ),
     System(
+        key="em-llm",
+        name="EM-LLM",
+        paper="Human-like Episodic Memory for Infinite Context LLMs",
+        arxiv="2407.09450",
+        year=2024,
+        home="context",
+        target="recollect.context.em_llm:EMLLM",
+        claim="recollect.claims.em_llm",
+    ),
+    System(
         key="sirllm",
         name="SirLLM",
         paper="SirLLM: Streaming Infinite Retentive LLM",

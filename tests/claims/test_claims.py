@@ -142,6 +142,12 @@ CONTEXT_ROWS = {
     },
     "sliding-window": {"sliding-window": {"inside": 0.9, "outside": 0.0}, "plain": {"inside": 1.0, "outside": 1.0}},
     "infllm": {"infllm": FOUND, "streaming-llm": MISSED, "lm-infinite": MISSED, "plain": MISSED},
+    "em-llm": {
+        "em-llm": {"passkey@2x": 0.9, "key-value@2x": 0.8},
+        "surprise alone": {"passkey@2x": 0.9, "key-value@2x": 0.9},
+        "events of fixed length": {"passkey@2x": 0.8, "key-value@2x": 0.8},
+        "infllm": {"passkey@2x": 0.6, "key-value@2x": 1.0},
+    },
     "sirllm": {
         "sirllm": {"after 2": 0.95, "after 8": 0.8, "after 20": 0.7},
         "streaming-llm": {"after 2": 1.0, "after 8": 0.1, "after 20": 0.0},
@@ -196,6 +202,8 @@ BREAKS = [  # claim, row, value that breaks it
     ("sliding-window", "plain", {"outside": 0.5}),
     ("infllm", "plain", {"passkey@2x": 0.7}),
     ("infllm", "infllm", {"attended": 600}),
+    ("em-llm", "infllm", {"passkey@2x": 0.9}),
+    ("em-llm", "events of fixed length", {"key-value@2x": 0.95}),
     ("sirllm", "lm-infinite", {"after 20": 0.5}),
     ("sirllm", "sirllm", {"after 2": 0.8}),
 ]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from recollect.context.attention import Part, attend, band
-from recollect.context.cache import Layer
+from recollect.context.cache import Layer, State
 
 Far = tuple[Tensor, Tensor, Tensor | None]  # keys [B, G, F, D], values [B, G, F, D], mask [B, 1, 1, F] or None
 
@@ -70,9 +70,8 @@ def far_queries(layer: Layer, queries: Tensor, window: int) -> Tensor:
     return layer.rotate(queries, at, window)
 
 
-def leave(layer: Layer, length: int) -> tuple[Tensor, Tensor, Tensor]:
+def leave(state: State, length: int) -> tuple[Tensor, Tensor, Tensor]:
     """Take the oldest `length` recent tokens out of the state: keys, values [B, G, length, D], mass [B, H, length]."""
-    state = layer.state
     left = state["keys"][:, :, :length], state["values"][:, :, :length], state["mass"][..., :length]
     state["keys"] = state["keys"][:, :, length:].clone()
     state["values"] = state["values"][:, :, length:].clone()
@@ -80,13 +79,12 @@ def leave(layer: Layer, length: int) -> tuple[Tensor, Tensor, Tensor]:
     return left
 
 
-def keep_first(layer: Layer, num_first: int, window: int) -> None:
+def keep_first(state: State, num_first: int, window: int) -> None:
     """Let the first `num_first` tokens of the stream become far for good, as soon as they have left the window."""
-    state = layer.state
     missing = num_first - (state["first_keys"].shape[2] if "first_keys" in state else 0)
     ready = min(missing, state["keys"].shape[2] - window)
     if ready > 0:
-        keys, values, _ = leave(layer, ready)
+        keys, values, _ = leave(state, ready)
         for name, new in (("first_keys", keys), ("first_values", values)):
             state[name] = torch.cat([state[name], new], dim=2) if name in state else new.clone()
 

@@ -155,9 +155,9 @@ class InfLLM(ContextMemory):
 
     def _pack(self, layer: Layer) -> None:
         """Move tokens that have left the window into the first tokens, and then block by block to host memory."""
-        keep_first(layer, self.num_first_tokens, self.window_tokens)
+        keep_first(layer.state, self.num_first_tokens, self.window_tokens)
         while layer.state["keys"].shape[2] - self.block_tokens >= self.window_tokens:
-            keys, values, mass = leave(layer, self.block_tokens)
+            keys, values, mass = leave(layer.state, self.block_tokens)
             append(layer.state, "host_blocks", torch.stack([keys, values], dim=1)[:, None].detach().cpu())
             vector = representative(keys.detach(), mass, self.num_representatives)
             append(layer.state, "representatives", vector[:, None])
