@@ -170,6 +170,27 @@ def test_generation_goes_on_over_turns_on_one_memory(policy_class, model, ids):
     assert torch.equal(third, model.generate(text, max_new_tokens=4, do_sample=False)[:, text.shape[1] :])
 
 
+def test_a_reply_that_breaks_off_leaves_the_memory_as_it_was(policy_class, ids):
+    """The model fails in the middle of a reply; the same turn then gives what it gives undisturbed."""
+    model, turn = make_model(), {"max_new_tokens": 5, "do_sample": False}
+    with policy_class.with_budget(TIGHT).attach(model) as memory:
+        memory.generate(ids, **turn)
+        expected = memory.generate(ids[:, :9], **turn)
+        memory.forget()
+        memory.generate(ids, **turn)
+        calls = 0
+
+        def stop(*_):
+            nonlocal calls
+            calls += 1
+            if calls == 12:
+                raise RuntimeError("stop")
+
+        with model.model.layers[1].register_forward_pre_hook(stop), pytest.raises(RuntimeError, match="stop"):
+            memory.generate(ids[:, :9], **(turn | {"max_new_tokens": 50}))
+        assert torch.equal(memory.generate(ids[:, :9], **turn), expected)
+
+
 def test_a_saved_memory_goes_on_as_the_kept_one_does(policy_class, model, ids, tmp_path):
     policy, path = policy_class.with_budget(TIGHT), tmp_path / "memory.safetensors"
     mask = torch.ones_like(ids)

@@ -116,12 +116,20 @@ class Attached:
             searched.batch_repeat_interleave(max(beams, sequences))
         whole = torch.cat([mask.new_ones(mask.shape[0], seen), mask], dim=1)
         options |= {"past_key_values": searched, "return_dict_in_generate": False}
-        output = self.model.generate(ids, attention_mask=whole, **options)
-        self.memory = kept
+        before = kept.checkpoint()
+        try:
+            output = self.model.generate(ids, attention_mask=whole, **options)
+            self.memory = kept
+            if searched is not kept:
+                self._read(ids, mask)
+        except BaseException:
+            kept.restore(before)
+            raise
+        finally:
+            self.memory = kept
         if searched is kept:
             kept.unread = output[:, kept.num_seen - seen :]
         else:
-            self._read(ids, mask)
             kept.unread = output[:, ids.shape[1] :] if sequences == 1 else None
         return output[:, ids.shape[1] :]
 

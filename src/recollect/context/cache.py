@@ -186,11 +186,11 @@ class MemoryCache(Cache):
             )
             for unit in self.units
         ]
-        return self.num_rows, self.num_seen, units
+        return self.num_rows, self.num_seen, self.unread, units
 
     def restore(self, before: tuple[Any, ...]) -> None:
         """Make the memory what it was at `checkpoint`."""
-        self.num_rows, self.num_seen, units = before
+        self.num_rows, self.num_seen, self.unread, units = before
         self.units = [unit for unit, *_ in units]
         for unit, num_read, counts, states in units:
             unit.num_read, unit.counts = num_read, counts
