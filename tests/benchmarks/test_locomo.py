@@ -57,7 +57,7 @@ class Parrot:
     """A memory that gives back its turns in a fixed order, whatever is asked."""
 
     engine = SimpleNamespace(embedder=SimpleNamespace(name="none"))
-    method = None
+    method = SimpleNamespace(name="parrot", lm=None)
 
     def __init__(self, order):
         self.order = order
@@ -73,6 +73,12 @@ class Parrot:
     def add_many(self, items):
         self.items = {item["source_id"].split("/")[1]: item for item in items}
         return SimpleNamespace(added=len(self.items), existing=0)
+
+    def sync(self):
+        pass
+
+    def stats(self):
+        return SimpleNamespace(num_episodes=len(self.items), num_notes=0, database_bytes=0, index_bytes=0)
 
     def recall(self, query, k, at):
         self.asked.append((query, at))

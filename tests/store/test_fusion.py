@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recollect.store import late, lexical
+from recollect.store import late, lexical, shape
 from recollect.store.fusion import (
     FLAGS,
     Candidates,
@@ -54,7 +54,6 @@ def make(text, turns=TURNS, tokens=True, window=None):
         tokens=token_vectors(bare) if tokens else None,
         document_frequency={int(i): sum(i in ids for ids in terms) for ids in terms for i in ids},
         num_documents=len(texts),
-        mean_terms=3.0,
         speakers=["Ana", "Ben"],
         window=window,
     )
@@ -64,12 +63,12 @@ def make(text, turns=TURNS, tokens=True, window=None):
         position=np.array([turn[1] for turn in turns], np.int64),
         at=np.array([turn[0] * DAY for turn in turns]),
         speaker=[turn[2] for turn in turns],
-        text=texts,
+        shape=np.array([shape.flags(text) for text in texts], np.uint8),
         dense=vectors @ query.vector,
         vectors=vectors,
         first_stage=np.ones(len(texts), bool),
         tokens=[late.compress(token_vectors(text)) if tokens else None for text in texts],
-        terms=terms,
+        terms=[ids.tobytes() for ids in terms],
     )
     return query, candidates
 
@@ -159,8 +158,11 @@ def test_signals_do_not_depend_on_the_order_of_candidates():
     order = np.array([4, 2, 0, 5, 1, 3])
     mixed = replace(
         candidates,
-        **{name: getattr(candidates, name)[order] for name in ("seq", "session", "position", "at", "dense", "vectors")},
-        **{name: [getattr(candidates, name)[row] for row in order] for name in ("speaker", "text", "tokens", "terms")},
+        **{
+            name: getattr(candidates, name)[order]
+            for name in ("seq", "session", "position", "at", "shape", "dense", "vectors")
+        },
+        **{name: [getattr(candidates, name)[row] for row in order] for name in ("speaker", "tokens", "terms")},
     )
     straight, other = signals(query, candidates), signals(query, mixed)
     for name, values in straight.items():
@@ -221,7 +223,7 @@ def test_candidates_without_any_vectors_or_terms_are_ranked():
         dense=np.zeros(n, np.float32),
         vectors=np.zeros_like(candidates.vectors),
         tokens=[None] * n,
-        terms=[np.empty(0, np.uint32)] * n,
+        terms=[b""] * n,
     )
     assert np.isfinite(Fusion.load().rank(query, bare).scores).all()
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from recollect.errors import StorageFailed
+from recollect.store import approximate
 from recollect.store import vectors as module
 from recollect.store.vectors import VectorIndex
 
@@ -284,7 +285,8 @@ def test_kill_at_any_moment_leaves_a_sound_index(tmp_path: Path) -> None:
 
 
 def test_the_approximate_index_agrees_with_the_exact_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("usearch")
+    if not approximate.available():
+        pytest.skip("needs usearch")
     table = Table(3000, holes=(17,))
     index, reader = make(tmp_path), make(tmp_path)
     index.sync(2500, table.fetch)
@@ -293,10 +295,11 @@ def test_the_approximate_index_agrees_with_the_exact_one(tmp_path: Path, monkeyp
     assert index.note is not None
     assert "recollect reindex" in index.note
     told: list[int] = []
+    assert index.num_unlinked(2500) == 2500
     assert index.build_approximate(told.append)
     assert sum(told) == 2500
     index.sync(3000, table.fetch)  # rows after the graph are scanned beside it
-    assert (reader.approximate, reader.note) == (True, None)
+    assert (reader.approximate, reader.note, reader.num_unlinked(3000)) == (True, None, 0)
     chance = np.random.default_rng(1)
     mostly = 1 + np.flatnonzero(chance.random(3000) < 0.9)
     found = wanted = 0
@@ -311,6 +314,13 @@ def test_the_approximate_index_agrees_with_the_exact_one(tmp_path: Path, monkeyp
             found, wanted = found + len(set(ids) & set(best)), wanted + 10
     assert found / wanted > 0.97
     assert reader.search(table.vectors[2899], 1)[0].tolist() == [2900]
+    table.vectors = rows(1, 3200)
+    index.sync(3200, table.fetch)
+    assert index.num_unlinked(3200) == 700
+    assert index.build_approximate(told.append)  # extends the graph by what is missing
+    assert (sum(told), reader.num_unlinked(3200)) == (3200, 0)
+    assert reader.search(table.vectors[3199], 1)[0].tolist() == [3200]
+    assert len(list(tmp_path.glob("*.usearch"))) == 1
 
     changed = index.erase([100])
     assert [Path(path).suffix for path in changed] == [".usearch", ".i8"]
@@ -323,7 +333,7 @@ def test_without_usearch_the_note_names_the_command(tmp_path: Path, monkeypatch:
     index = make(tmp_path)
     index.sync(200, Table(200).fetch)
     monkeypatch.setattr(module, "APPROXIMATE_FROM", 100)
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
-    assert index.build_approximate() is False
+    monkeypatch.setattr(approximate, "find_spec", lambda name: None)
+    assert (index.build_approximate(), index.num_unlinked(200)) == (False, 0)
     assert index.note == '200 vectors are scanned exactly; `pip install "recollect[scale]"`, then `recollect reindex`.'
     assert len(index.search(rows(1, 1)[0], 5)[0]) == 5

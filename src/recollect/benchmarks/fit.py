@@ -38,7 +38,7 @@ from scipy.optimize import minimize
 
 from recollect.benchmarks.locomo import ADVERSARIAL, CATEGORIES, Sample, load
 from recollect.benchmarks.provenance import provenance, sha256
-from recollect.store import late, lexical
+from recollect.store import late, lexical, shape
 from recollect.store.embedders import Embedder, make_embedder
 from recollect.store.engine import FIRST_STAGE, NEIGHBOURS, RANK_OFFSET, RERANKED
 from recollect.store.fusion import Candidates, Query, signals, standardise, without_names
@@ -57,6 +57,7 @@ class Task:
     category: int
     query: Query
     candidates: Candidates
+    texts: list[str]  # of the candidates
     relevant: np.ndarray  # float64 (N,), 1 for evidence
     num_evidence: int  # also counts what the first stage missed
 
@@ -87,8 +88,8 @@ def tasks(sample: Sample, embedder: Embedder) -> list[Task]:
     embedded = embedder.embed(texts)
     blobs = [late.compress(tokens) for tokens in embedded.tokens] if embedded.tokens else [None] * len(texts)
     terms = [lexical.term_ids(text) for text in texts]
+    shapes = np.array([shape.flags(text) for text in texts], np.uint8)
     frequency = Counter(int(term) for ids in terms for term in set(ids.tolist()))
-    mean_terms = float(np.mean([len(ids) for ids in terms]))
     at = np.array([turn.at.timestamp() for turn in turns])
     index = sqlite3.connect(":memory:")
     index.execute("CREATE VIRTUAL TABLE turns USING fts5(text, tokenize='porter unicode61')")
@@ -107,7 +108,6 @@ def tasks(sample: Sample, embedder: Embedder) -> list[Task]:
             token_ids=asked.token_ids[0] if asked.token_ids else None,
             document_frequency=frequency,
             num_documents=len(texts),
-            mean_terms=mean_terms,
             speakers=speakers,
             window=_window(question.text, sample.asked_at),
         )
@@ -137,15 +137,18 @@ def tasks(sample: Sample, embedder: Embedder) -> list[Task]:
             position=position[rows],
             at=at[rows],
             speaker=[turns[row].speaker for row in rows],
-            text=[texts[row] for row in rows],
+            shape=shapes[rows],
             dense=dense[rows],
             vectors=embedded.vectors[rows],
             first_stage=np.isin(rows, list(first)),
             tokens=[blobs[row] for row in rows],
-            terms=[terms[row] for row in rows],
+            terms=[terms[row].tobytes() for row in rows],
         )
         relevant = np.isin(rows, list(evidence)).astype(np.float64)
-        made.append(Task(sample.conversation.id, question.category, query, candidates, relevant, len(evidence)))
+        passages = [texts[row] for row in rows]
+        made.append(
+            Task(sample.conversation.id, question.category, query, candidates, passages, relevant, len(evidence))
+        )
     index.close()
     return made
 
@@ -286,7 +289,7 @@ def floors(made: Sequence[Task], examples: Sequence[Example]) -> dict[str, Any]:
     rows: dict[str, list[list[float]]] = {"cosine": [], "bm25": [], "reciprocal-rank fusion": []}
     for task, one in zip(made, examples, strict=True):
         bare, _ = without_names(task.query.text, task.query.speakers)
-        raw = {"cosine": one.values["meaning"], "bm25": lexical.BM25(task.candidates.text).scores(bare)}
+        raw = {"cosine": one.values["meaning"], "bm25": lexical.BM25(task.texts).scores(bare)}
         ranks = {name: np.argsort(np.argsort(-values, kind="stable")) for name, values in raw.items()}
         raw["reciprocal-rank fusion"] = sum((1 / (60 + rank) for rank in ranks.values()), np.zeros(len(task.relevant)))
         for name, values in raw.items():

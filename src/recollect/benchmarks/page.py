@@ -190,10 +190,48 @@ def render_speed(results: Path) -> str:
         )
     lines += [
         "",
-        "`stored a second` leaves the embedder out (embeddings are replayed): it is how fast the store itself can go.",
+        "`stored a second` leaves the embedder out (embeddings are replayed): it is how fast the store itself can go, with its "
+        "approximate index where it has one. `process MB` is the memory of the process, the pages of the vector index that it "
+        "maps included.",
         "",
+        *_growth(speed["sizes"]),
     ]
+    builds = {
+        name: f"{row['latency'][name]['build_per_s']:,.0f} a second at {row['memories']:,}"
+        for row in speed["sizes"]
+        for name in ("usearch", "chroma")
+        if name in row["latency"]
+    }
+    if builds:
+        lines += ["Building the others: " + ", ".join(f"{name} {rate}" for name, rate in builds.items()) + ".", ""]
+    if "chroma_limit" in speed:
+        lines += [
+            f"Chroma is measured up to {speed['chroma_limit']:,} memories. The whole run took {speed['seconds'] / 60:.0f} "
+            "minutes.",
+            "",
+        ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _growth(sizes: list[dict[str, Any]]) -> list[str]:
+    """How time and memory grow from the smallest to the largest size, as a paragraph."""
+    first, last = sizes[0], sizes[-1]
+    if first is last:
+        return []
+    times = last["memories"] / first["memories"]
+    slower = {name: last["latency"][name]["p50_ms"] / first["latency"][name]["p50_ms"] for name in ("recall", "numpy")}
+    added = last["memories"] - first["memories"]
+    lines = [
+        f"Growth from {first['memories']:,} to {last['memories']:,} memories, {times:,.0f} times as many: a recall takes "
+        f"{slower['recall']:.1f} times as long, an exact search by NumPy {slower['numpy']:.0f} times"
+    ]
+    if first["process_mb"] and last["process_mb"]:
+        lines[0] += (
+            f"; the process grows from {first['process_mb']:.0f} to {last['process_mb']:.0f} MB, "
+            f"{(last['process_mb'] - first['process_mb']) * 1000 / added:.1f} kB a memory"
+        )
+    searched = "through the approximate index" if last["approximate"] else "exactly"
+    return [lines[0] + f". The largest is searched {searched}.", ""]
 
 
 def main() -> None:

@@ -210,7 +210,9 @@ def multihop(
 
 @app.command(epilog="Example:  recollect bench speed --sizes 1k,10k,100k --results results --plots docs")
 def speed(
-    sizes: Annotated[str, typer.Option(help="How many memories, as 1k,10k,100k,1M.")] = "1k,10k,100k,1M",
+    sizes: Annotated[
+        str, typer.Option(help="How many memories, as 1k,10k,100k,1M; 1M takes about 20 minutes.")
+    ] = "1k,10k,100k,1M",
     embedder: EmbedderName = None,
     results: Results = None,
     plots: Annotated[Path | None, typer.Option("--plots", help="Draw the figures into this folder.")] = None,

@@ -15,19 +15,20 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from operator import itemgetter
+from typing import Literal
 
 import numpy as np
 
-from recollect.errors import Conflict, RecollectError, Unavailable
-from recollect.store import fulltext, late, lexical, notes
+from recollect.errors import Conflict, RecollectError, StorageFailed, Unavailable
+from recollect.store import fulltext, late, lexical, notes, shape
 from recollect.store.embedders import Embedder, make_embedder
 from recollect.store.forgetting import scrub
 from recollect.store.fusion import Candidates, Query, without_names
 from recollect.store.method import Request
 from recollect.store.notes import NewNote
 from recollect.store.records import EPISODE
-from recollect.store.sqlite import TERM_DTYPE, VECTOR_DTYPE, Chunk, Database, Filter, NewEpisode
+from recollect.store.sqlite import VECTOR_DTYPE, Chunk, Database, Filter, NewEpisode
 from recollect.store.vectors import VectorIndex
 
 FIRST_STAGE = 200  # episodes from each of BM25 and cosine
@@ -35,6 +36,7 @@ RERANKED = 100  # episodes that go on from there, by reciprocal-rank fusion
 RANK_OFFSET = 60  # the usual constant of reciprocal-rank fusion
 NEIGHBOURS = 2  # turns on each side of a candidate
 MAX_CHUNKS_SCORED = 64  # of one long episode that only BM25 found
+GRAPH_RATE = 20  # rows that the approximate index takes up in the time in which one text is embedded
 MAX_QUERY_CHUNKS = 8  # of a query longer than the encoder reads
 
 
@@ -136,6 +138,7 @@ class Engine:
     def _prepare(self, items: Sequence[NewEpisode]) -> None:
         for item in items:
             item.chunks = [Chunk(first, last) for first, last in self.embedder.split(item.episode.text)]
+            item.shape = shape.shape(item.episode.text)
         pairs = [(chunk, item.episode.text) for item in items for chunk in item.chunks]
         try:
             embed_chunks(self.embedder, pairs)
@@ -231,20 +234,30 @@ class Engine:
 
     def finish_erasing(self) -> list[str]:
         """Overwrite, in the index files, the rows that a deletion has listed; the files that were changed."""
-        pending = None if self.db.read_only else self.db.get_state("erase")
+        pending = [] if self.db.read_only else self.db.rows("SELECT chunk FROM erasing")
         if not pending:
             return []
-        files = self.index.erase(np.array(json.loads(pending), np.int64))
+        files = self.index.erase(chunk for (chunk,) in pending)
         with self.db.transaction():
-            left = sorted(set(json.loads(self.db.get_state("erase") or "[]")) - set(json.loads(pending)))
-            self.db.set_state("erase", json.dumps(left) if left else None)
-        return [str(file) for file in files or []]
+            self.db.run_many("DELETE FROM erasing WHERE chunk = ?", pending)
+        return files
 
     # Finding
 
     def sync_index(self) -> None:
         """Append to the vector index what was written since."""
         self.index.sync(self.db.last_chunk(), self.db.fetch_vectors)
+
+    def settle(self, num_added: int) -> None:
+        """After many writes at once: bring a large vector index up to date, its approximate part too where it lags behind.
+
+        Done only when it takes no longer than about embedding what was added did, so that no short call waits for it, nor
+        does any recall. What was added is stored whether or not the index can be written.
+        """
+        if 0 < self.index.num_unlinked(self.db.last_chunk()) <= num_added * GRAPH_RATE:
+            with suppress(StorageFailed):
+                self.sync_index()
+                self.index.build_approximate()
 
     def embed_query(self, text: str) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """(vector (D,), token vectors (T, 384) or None, token ids (T,) or None) of a query of any length."""
@@ -262,7 +275,6 @@ class Engine:
         speakers = self.speakers(user)
         bare, _ = without_names(request.text, speakers)
         vector, tokens, token_ids = self.embed_query(bare)
-        num_documents, mean_terms = self.db.corpus(user)
         terms = sorted(set(lexical.term_ids(request.text).tolist()))
         return Query(
             text=request.text,
@@ -271,8 +283,7 @@ class Engine:
             tokens=tokens,
             token_ids=token_ids,
             document_frequency=self.db.document_frequency(user, terms),
-            num_documents=num_documents,
-            mean_terms=mean_terms,
+            num_documents=self.db.num_episodes(user),
             speakers=speakers,
             window=None if window is None else (_seconds(window.after, -np.inf), _seconds(window.before, np.inf)),
         )
@@ -390,17 +401,14 @@ class Engine:
         until = filter_.until if filter_.until is not None else 2**62
         before = filter_.before if filter_.before is not None else 2**62
         after = filter_.after if filter_.after is not None else -(2**62)
-        rows: list[tuple] = []
-        for start in range(0, len(spans), 200):
-            part = spans[start : start + 200]
-            rows += self.db.rows(
-                f"WITH spans (session, first, last) AS (VALUES {', '.join(['(?, ?, ?)'] * len(part))}) "
-                "SELECT e.seq, e.session, e.position, e.at, e.speaker, e.text, e.terms FROM spans p CROSS JOIN episodes e "
-                "ON e.session = p.session AND e.position BETWEEN p.first AND p.last "
-                "WHERE e.at <= ? AND e.at < ? AND e.at >= ?",
-                [*(value for span in part for value in span), until, before, after],
-            )
-        return sorted(rows, key=lambda row: (row[1], row[2]))
+        rows = self.db.rows(
+            f"SELECT e.seq, e.session, e.position, e.at, e.speaker, {shape.SQL}, e.terms "
+            "FROM json_each(?) p CROSS JOIN episodes e "
+            "ON e.session = p.value ->> 0 AND e.position BETWEEN p.value ->> 1 AND p.value ->> 2 "
+            "WHERE e.at <= ? AND e.at < ? AND e.at >= ?",
+            (json.dumps(spans), until, before, after),
+        )
+        return sorted(rows, key=itemgetter(1, 2))
 
     def _load(
         self, query: Query, chosen: Sequence[int], filter_: Filter, by_hand: Sequence[int], hit_chunks: set[int]
@@ -409,50 +417,54 @@ class Engine:
         rows = self._beside(chosen, filter_)
         first_stage = set(chosen)
         note_rows = self.db.rows_in("SELECT seq, at, text, terms FROM notes WHERE seq IN ({})", by_hand)
-        rows += [(-seq, -seq, 0, at, None, text, terms) for seq, at, text, terms in sorted(note_rows)]
-        place = {row[0]: number for number, row in enumerate(rows)}
-        chunk_rows = self.db.rows_in("SELECT id, episode FROM chunks WHERE episode IN ({})", [row[0] for row in rows])
-        chunk_rows += [
-            (id_, -note) for id_, note in self.db.rows_in("SELECT id, note FROM chunks WHERE note IN ({})", by_hand)
-        ]
-        seen: dict[int, int] = {}
-        owners, ids = [], []
-        for id_, owner in chunk_rows:
-            seen[owner] = seen.get(owner, 0) + 1
-            if seen[owner] <= MAX_CHUNKS_SCORED or id_ in hit_chunks:
-                owners.append(place[owner])
-                ids.append(id_)
+        rows += [(-seq, -seq, 0, at, None, shape.flags(text), terms) for seq, at, text, terms in sorted(note_rows)]
         n = len(rows)
-        vectors = self.index.get(np.array(ids, np.int64)) if ids else np.zeros((0, self.embedder.dim), np.float32)
+        seqs, sessions, positions, at, speakers, shapes, terms = zip(*rows, strict=True) if rows else [()] * 7
+        chunk_rows = self.db.rows_in("SELECT id, episode FROM chunks WHERE episode IN ({})", seqs)
+        chunk_rows += self.db.rows_in("SELECT id, -note FROM chunks WHERE note IN ({}) ORDER BY note, id", by_hand)
+        ids, owners = self._scored(np.array(chunk_rows, np.int64).reshape(-1, 2), np.array(seqs, np.int64), hit_chunks)
+        vectors = self.index.get(ids)
         scores = vectors @ query.vector
-        order = np.lexsort((-scores, np.array(owners, np.int64))) if ids else np.empty(0, np.int64)
-        owner_sorted = np.array(owners, np.int64)[order]
-        best = order[np.r_[True, owner_sorted[1:] != owner_sorted[:-1]]] if len(order) else order
+        order = np.lexsort((-scores, owners))
+        best = order[np.r_[True, np.diff(owners[order]) != 0]] if len(order) else order
+        places = owners[best]
         dense = np.zeros(n, np.float32)
         best_vectors = np.zeros((n, self.embedder.dim), np.float32)
         best_chunk = np.zeros(n, np.int64)
-        places = np.array(owners, np.int64)[best] if len(best) else np.empty(0, np.int64)
-        dense[places] = scores[best]
-        best_vectors[places] = vectors[best]
-        best_chunk[places] = np.array(ids, np.int64)[best] if len(best) else 0
-        tokens: dict[int, Any] = {}
+        dense[places], best_vectors[places], best_chunk[places] = scores[best], vectors[best], ids[best]
+        tokens: dict[int, bytes | None] = {}
         if self.embedder.has_tokens:
-            wanted = best_chunk[best_chunk > 0].tolist()
-            tokens = dict(self.db.rows_in("SELECT chunk, tokens FROM embeddings WHERE chunk IN ({})", wanted))
+            tokens = dict(
+                self.db.rows_in("SELECT chunk, tokens FROM embeddings WHERE chunk IN ({})", ids[best].tolist())
+            )
         candidates = Candidates(
-            seq=np.array([row[0] for row in rows], np.int64),
-            session=np.array([row[1] for row in rows], np.int64),
-            position=np.array([row[2] for row in rows], np.int64),
-            at=np.array([row[3] for row in rows], np.float64) / 1e6,
-            speaker=[row[4] or "" for row in rows],
-            text=[row[5] for row in rows],
+            seq=np.array(seqs, np.int64),
+            session=np.array(sessions, np.int64),
+            position=np.array(positions, np.int64),
+            at=np.array(at, np.float64) / 1e6,
+            speaker=[name or "" for name in speakers],
+            shape=np.array([shape.read(found) for found in shapes], np.uint8),
             dense=dense,
             vectors=best_vectors,
-            first_stage=np.array([row[0] < 0 or row[0] in first_stage for row in rows], bool),
+            first_stage=np.array([seq < 0 or seq in first_stage for seq in seqs], bool),
             tokens=[tokens.get(chunk) for chunk in best_chunk.tolist()],
-            terms=[np.frombuffer(row[6], TERM_DTYPE) for row in rows],
+            terms=list(terms),
         )
         return Pool(query, candidates, best_chunk, np.ones(n, bool))
+
+    def _scored(self, rows: np.ndarray, seqs: np.ndarray, hit_chunks: set[int]) -> tuple[np.ndarray, np.ndarray]:
+        """(chunk ids (C,), their records' places in `seqs` (C,)): of one record the first MAX_CHUNKS_SCORED and the hits.
+
+        rows: (chunk id, record) (C, 2), those of one record together and in order.
+        """
+        ids, owners = rows.T
+        begins = np.r_[True, np.diff(owners) != 0][: len(ids)]
+        number = np.arange(len(ids)) - np.maximum.accumulate(np.where(begins, np.arange(len(ids)), 0))
+        kept = number < MAX_CHUNKS_SCORED
+        if not kept.all():
+            kept |= np.isin(ids, list(hit_chunks))
+        by_seq = np.argsort(seqs)
+        return ids[kept], by_seq[np.searchsorted(seqs[by_seq], owners[kept])]
 
     def spans(self, chunks: Sequence[int]) -> dict[int, tuple[int, int]]:
         """Character spans of chunks."""

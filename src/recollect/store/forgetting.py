@@ -100,8 +100,7 @@ def delete(db: Database, seqs: Sequence[int], notes: Sequence[int] = (), *, scru
             "AND NOT EXISTS (SELECT 1 FROM links l WHERE l.user = users.ref)"
         )
         db.bump_epoch()
-        pending = json.loads(db.get_state("erase") or "[]") + chunks
-        db.set_state("erase", json.dumps(pending) if pending else None)
+        db.run_many("INSERT OR IGNORE INTO erasing VALUES (?)", ((chunk,) for chunk in chunks))
         if scrub:
             db.set_state("scrub", "1")
         names = {name for row in doomed for name in (row[5], row[8], row[9]) if name} - _names(db)

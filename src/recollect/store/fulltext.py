@@ -67,22 +67,32 @@ _JOINED = (
 def _by_coverage(db: Database, common: dict[str, int], owner: str, limit: int) -> list[int]:
     """The rows with the largest sum of their words' inverse document frequencies; newer ones first among equals."""
     total = db.rows("SELECT coalesce(max(seq), 0) FROM episodes")[0][0]
+    epoch = int(db.get_state("epoch") or 0)
     scores = np.zeros(total + 1, np.float32)
+    held: list[np.ndarray] = []
     read = 0
     for word in sorted(common, key=lambda word: common[word]):
         if read and read + common[word] > MAX_POSTINGS:
             break
-        rows = db.rows(
-            "SELECT group_concat(rowid) FROM episodes_fts WHERE episodes_fts MATCH ?", (f"{owner}text: {word}",)
-        )
-        places = np.fromstring(rows[0][0] or "", np.int64, sep=",")
+        places = _postings(db, f"{owner}text: {word}", epoch)
+        held.append(places[scores[places] == 0])
         scores[places] += np.float32(np.log1p(total / (1 + len(places))))
         read += len(places)
-    held = np.flatnonzero(scores)
-    if len(held) > limit:
-        edge = np.partition(scores[held], -limit)[-limit]
-        held = held[scores[held] >= edge]
-    return held[np.lexsort((-held, -scores[held]))][:limit].tolist()
+    rows = np.concatenate(held)
+    found = scores[rows]
+    if len(rows) > limit:
+        rows = rows[found >= -np.partition(-found, limit - 1)[limit - 1]]
+    return rows[np.lexsort((-rows, -scores[rows]))][:limit].tolist()
+
+
+def _postings(db: Database, match: str, epoch: int) -> np.ndarray:
+    """The rows of the episodes that match, ascending, int64 (N,). Kept for the last 64 matches."""
+
+    def read(last: int) -> np.ndarray:
+        sql = "SELECT group_concat(rowid) FROM episodes_fts WHERE episodes_fts MATCH ? AND rowid > ?"
+        return np.fromstring(db.rows(sql, (match, last))[0][0] or "", np.int64, sep=",")
+
+    return db.postings.get(match, epoch, read)
 
 
 def phrase_of_all(text: str) -> str:

@@ -343,7 +343,7 @@ def _scaled(values: np.ndarray) -> np.ndarray:
 def _shares(engine: Engine, user: str, words: np.ndarray, held: Sequence[np.ndarray]) -> np.ndarray:
     """The share of a question's words, each counting by how rare it is among the passages, that each of some texts holds."""
     words = np.unique(words)
-    num_passages, _ = engine.db.corpus(user)
+    num_passages = engine.db.num_episodes(user)
     counts = engine.db.document_frequency(user, words.tolist())
     rarity = np.array([log(1 + num_passages / max(counts.get(int(word), 0), 1)) for word in words])
     if not rarity.sum():

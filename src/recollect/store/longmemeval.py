@@ -34,7 +34,7 @@ from recollect.store.facts import Fact, facts
 from recollect.store.hits import explain, note_hit
 from recollect.store.method import Draft, Request, Scope
 from recollect.store.notes import NewNote, View
-from recollect.store.records import Answer, Episode, Hit, Note, parse_time
+from recollect.store.records import Answer, Episode, Hit, Note, to_micros
 from recollect.store.rounds import episodes_of, grouped, told, users_of
 from recollect.store.settling import Found, fact_note, merge_same_facts, new_note, settle
 from recollect.store.timeline import find_times, query_window
@@ -99,6 +99,7 @@ class LongMemEvalMemory:
     granularity: Literal["round", "session"] = "round"
     join: Literal["merge", "separate", "replace", "none"] = "merge"
     index: Literal["dense", "bm25", "both"] = "both"
+    reads_time: bool = True  # whether the time that a question speaks of is heeded
     margin_days: int = 2  # added on each side of the days that a question is about
     max_fact_tokens: int = 2000
     lm: LanguageModel | None = None
@@ -191,8 +192,7 @@ class LongMemEvalMemory:
         return events
 
     def _event(self, text: str, start: datetime, end: datetime, sources: Sequence[Episode]) -> Note:
-        days = {"first": start.isoformat(), "end": end.isoformat()}
-        return new_note(self, EVENT, text, sources, valid_from=start, any_source=True, meta=days)
+        return new_note(self, EVENT, text, sources, valid_from=start, valid_to=end, any_source=True)
 
     def _value(self, turns: Sequence[Episode], stated: Sequence[tuple[Fact, Episode]]) -> Note:
         """The note of a value: its text is the turns, its key what the users said, expanded by the facts."""
@@ -238,18 +238,18 @@ class LongMemEvalMemory:
             rankings["words"] = _by_rank(fulltext.search_notes(engine.db, request.text, view, depth))
         if self.join == "separate":
             rankings["facts"] = self._by_facts(engine, request, vector, view, depth)
-        rows = sorted(set().union(*rankings.values()))
+        days = self._days_asked_about(request) if self.reads_time else None
+        in_time = self._in_time(engine, view, vector, days, depth) if days else set()
+        rows = sorted(in_time.union(*rankings.values()))
         if not rows:
             return []
         found = notes.by_rows(engine.db, rows, request.filter.until)
         signals = {
             name: np.array([ranked.get(row, 0.0) for row in rows]) for name, ranked in rankings.items() if ranked
         }
-        scores = sum(signals.values()) * RANK_OFFSET / len(signals)  # (N,), 1 for the first in every ranking
-        days = self._days_asked_about(request)
-        inside = np.array([self._happened(engine, found[row], view, days) if days else False for row in rows], float)
-        signals["in the time asked about"] = inside
-        scores = scores + inside  # a stable partition: no score exceeds 1
+        scores = sum(signals.values(), np.zeros(len(rows))) * RANK_OFFSET / max(len(signals), 1)  # (N,), at most 1
+        signals["in the time asked about"] = np.array([row in in_time for row in rows], float)
+        scores = scores + signals["in the time asked about"]  # a stable partition
         weights = dict.fromkeys(signals, 1.0)
         order = sorted(range(len(rows)), key=lambda place: (-scores[place], -rows[place]))[: request.k]
         said = {
@@ -296,14 +296,22 @@ class LongMemEvalMemory:
         margin = timedelta(days=self.margin_days)
         return days[0] - margin, days[1] + margin
 
-    def _happened(self, engine: Engine, note: Note, view: View, days: tuple[datetime, datetime]) -> bool:
-        """Whether a value was said, or has an event, within some days."""
-        if note.at is not None and days[0] <= note.at < days[1]:
-            return True
-        events = notes.derived_from(engine.db, replace(view, kinds=(EVENT,)), note.sources)
-        return any(
-            parse_time(event.meta["first"]) < days[1] and parse_time(event.meta["end"]) > days[0]
-            for event in events.values()
+    def _in_time(
+        self, engine: Engine, view: View, vector: np.ndarray, days: tuple[datetime, datetime], depth: int
+    ) -> set[int]:
+        """Values that were said, or have an event, within some days; of those said then, the `depth` nearest."""
+        first, end = (to_micros(day)[0] for day in days)
+        after, before = view.filter.after, view.filter.before
+        window = replace(
+            view.filter,
+            after=first if after is None else max(first, after),
+            before=end if before is None else min(end, before),
+        )
+        said = {row for row, _, _ in engine.nearest_notes(vector, replace(view, filter=window), depth)}
+        where, bound = replace(view, kinds=(EVENT,)).sql()
+        events = notes.select(engine.db, f"{where} AND n.valid_from < ? AND n.valid_to > ?", [*bound, end, first])
+        return said | set(
+            notes.derived_from(engine.db, view, {one for note in events.values() for one in note.sources})
         )
 
 

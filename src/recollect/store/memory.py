@@ -222,6 +222,7 @@ class Memory:
                 flush()
         if batch:
             flush()
+        self.engine.settle(added)
         return AddReport(added, existing)
 
     def _new_episode(self, item: Mapping[str, Any]) -> NewEpisode:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from recollect.catalogue import SYSTEMS
 from recollect.errors import InvalidInput
+from recollect.lm.meter import Metered
 from recollect.store.notes import NewNote, View
 from recollect.store.records import Answer, Episode, Hit, Link, Note
 from recollect.store.sqlite import Filter
@@ -124,7 +125,7 @@ def method_targets() -> dict[str, str]:
 
 
 def make_method(spec: str | Method | None, lm: LanguageModel | None = None) -> Method:
-    """A method by its name (None: `episodic`), or the given instance, with `lm` unless it has one of its own.
+    """A method by its name (None: `episodic`), or the given instance, with `lm` unless it has one of its own, metered.
 
     Raises InvalidInput for an unknown name.
     """
@@ -132,8 +133,10 @@ def make_method(spec: str | Method | None, lm: LanguageModel | None = None) -> M
         method = method_class(spec or DEFAULT_METHOD)()
     else:
         method = spec
-    if getattr(method, "lm", None) is None:
+    if method.lm is None:
         method.lm = lm
+    if method.lm is not None and not isinstance(method.lm, Metered):
+        method.lm = Metered(method.lm)
     return method
 
 

@@ -340,6 +340,22 @@ def among(db: Database, view: View, seqs: Iterable[int]) -> list[int]:
     return sorted(row[0] for row in rows)
 
 
+def with_mark(db: Database, view: View, marks: Iterable[bytes]) -> dict[bytes, dict[int, Note]]:
+    """The notes of a view by the hash that near-identical ones share (`NewNote.same`), each by database row."""
+    condition, bound = view.sql()
+    found = db.rows_in(
+        "SELECT n.same, n.seq FROM notes n JOIN sessions s ON s.ref = n.session JOIN users u ON u.ref = s.user "
+        f"WHERE {condition} AND n.same IN ({{}}) ORDER BY n.seq",
+        marks,
+        bound,
+    )
+    known = by_rows(db, [seq for _, seq in found], view.filter.until)
+    by_mark: dict[bytes, dict[int, Note]] = {}
+    for mark, seq in found:
+        by_mark.setdefault(bytes(mark), {})[seq] = known[seq]
+    return by_mark
+
+
 def first_versions(db: Database, seqs: Iterable[int]) -> dict[int, list[str]]:
     """For notes by row: the ids of the notes whose place they have taken in the end, oldest first; their own if of none."""
     found: dict[int, list[str]] = {}

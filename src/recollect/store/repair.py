@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from recollect.errors import StorageFailed
-from recollect.store import lexical
+from recollect.store import lexical, shape
 from recollect.store.embedders import Embedder, make_embedder
 from recollect.store.engine import Engine, embed_chunks
 from recollect.store.forgetting import scrub
@@ -213,7 +213,7 @@ def reindex(engine: Engine, embedder: str | Embedder | None = None, progress: Pr
     new = make_embedder(embedder) if embedder is not None else engine.embedder
     spec = embedder if isinstance(embedder, str) else (new.name if embedder is not None else None)
     for table in ("episodes", "notes"):
-        _reterm(db, table)
+        _reread(db, table)
     for table in ("episodes", "notes"):
         rebuild_text_index(db, table)
     rebuild_counts(db)
@@ -234,7 +234,7 @@ def reindex(engine: Engine, embedder: str | Embedder | None = None, progress: Pr
         )
         db.run("DELETE FROM next_chunks")
         db.set_state("reindex", None)
-        db.set_state("erase", None)
+        db.run("DELETE FROM erasing")
         db.set_state("embedder", new.name)
         if spec is not None:
             db.set_state("embedder_spec", spec)
@@ -248,8 +248,8 @@ def reindex(engine: Engine, embedder: str | Embedder | None = None, progress: Pr
     return db.rows("SELECT (SELECT count(*) FROM episodes) + (SELECT count(*) FROM notes)")[0][0]
 
 
-def _reterm(db: Database, table: str) -> None:
-    """Write the hashed stems of every text anew."""
+def _reread(db: Database, table: str) -> None:
+    """Write anew what is kept of every text: its hashed stems and, of an episode's, its shape."""
     last = 0
     while rows := db.rows(
         f"SELECT seq, {_SEARCHED[table]} FROM {table} WHERE seq > ? ORDER BY seq LIMIT 5000", (last,)
@@ -259,6 +259,10 @@ def _reterm(db: Database, table: str) -> None:
                 f"UPDATE {table} SET terms = ? WHERE seq = ?",
                 ((lexical.term_ids(text).astype(TERM_DTYPE).tobytes(), seq) for seq, text in rows),
             )
+            if table == "episodes":
+                db.run_many(
+                    "UPDATE episodes SET shape = ? WHERE seq = ?", ((shape.shape(text), seq) for seq, text in rows)
+                )
         last = rows[-1][0]
 
 

@@ -16,7 +16,7 @@ import sqlite3
 import threading
 import uuid
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
@@ -96,6 +96,7 @@ class NewEpisode:
     episode: Episode
     key: bytes
     terms: np.ndarray  # uint32
+    shape: int | None = None  # from shape.shape; None: made where it is read
     chunks: list[Chunk] = field(default_factory=list)
 
 
@@ -125,6 +126,31 @@ def translated(path: str) -> Iterator[None]:
         raise StorageFailed(f"database {path}: {advice}.") from error
 
 
+class Growing:
+    """The last few ascending arrays of row numbers that grow at their end only, until something is deleted.
+
+    Rows are numbered in the order in which they are committed, and a deletion changes the state `epoch`.
+    """
+
+    def __init__(self, num_kept: int):
+        self._num_kept = num_kept
+        self._kept: OrderedDict[Hashable, tuple[int, np.ndarray]] = OrderedDict()
+
+    def get(self, key: Hashable, epoch: int, read: Callable[[int], np.ndarray]) -> np.ndarray:
+        """The array of `key`, int64 (N,); `read(last)` gives its numbers above `last`, 0 for all of them."""
+        known, numbers = self._kept.get(key, (epoch, np.empty(0, np.int64)))
+        if known != epoch:
+            numbers = np.empty(0, np.int64)
+        fresh = read(int(numbers[-1]) if len(numbers) else 0)
+        if len(fresh):
+            numbers = np.concatenate([numbers, fresh])
+        self._kept[key] = (epoch, numbers)
+        self._kept.move_to_end(key)
+        while len(self._kept) > self._num_kept:
+            self._kept.popitem(last=False)
+        return numbers
+
+
 class Database:
     """One open database file (or ":memory:"). Safe to use from several threads; calls take turns."""
 
@@ -134,7 +160,8 @@ class Database:
         self.read_only = False
         self._lock = threading.RLock()
         self._depth = 0
-        self._allowed: OrderedDict[Filter, tuple[int, int, np.ndarray]] = OrderedDict()
+        self._allowed = Growing(8)
+        self.postings = Growing(64)
         if not self.in_memory:
             self.path = str(Path(self.path).expanduser().absolute())
             if os.path.isdir(self.path):
@@ -250,8 +277,14 @@ class Database:
             return self._connection.execute(sql, values).fetchall()
 
     def rows_in(self, sql: str, values: Iterable[Any], before: Sequence[Any] = ()) -> list[tuple]:
-        """Rows of a statement with `IN ({})`, run in slices that fit SQLite's limit on parameters."""
+        """Rows of a statement with `IN ({})`, in the order of its index, not of the values.
+
+        Numbers are handed over as one JSON list, so that the statement is the same for any count of them and prepared once;
+        anything else in slices that fit SQLite's limit on parameters.
+        """
         items, found = list(values), []
+        if items and isinstance(items[0], int):
+            return self.rows(sql.format("SELECT value FROM json_each(?)"), [*before, json.dumps(items)])
         for start in range(0, len(items), _MAX_VARIABLES):
             part = items[start : start + _MAX_VARIABLES]
             found += self.rows(sql.format(",".join("?" * len(part))), [*before, *part])
@@ -337,7 +370,7 @@ class Database:
                 sessions[place] = (ref, position + 1)
                 seq = self.insert(
                     "INSERT INTO episodes (id, key, session, position, at, at_offset, recorded, recorded_offset, speaker, "
-                    "source_id, text, meta, terms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "source_id, text, meta, terms, shape) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         episode.id,
                         item.key,
@@ -350,6 +383,7 @@ class Database:
                         episode.text,
                         dump_meta(episode.meta),
                         item.terms.astype(TERM_DTYPE).tobytes(),
+                        item.shape,
                     ),
                 )
                 texts.append((seq, episode.text, f"u{user}"))
@@ -442,27 +476,21 @@ class Database:
     def allowed_chunks(self, filter_: Filter) -> np.ndarray | None:
         """Sorted chunk ids of the episodes that the filter lets through; None when that is all of the database.
 
-        Kept for the last filters and extended by what was added since, so that a repeated query pays for news only.
+        Kept for the last filters, so that a repeated query pays for news only.
         """
         if filter_.whole_user and self.only_user() == filter_.user and not self.rows("SELECT 1 FROM notes LIMIT 1"):
             return None
-        epoch = int(self.get_state("epoch") or 0)
-        known = self._allowed.get(filter_)
-        last, ids = (known[1], known[2]) if known and known[0] == epoch else (0, np.empty(0, np.int64))
         where, values = filter_.sql("e")
-        fresh = self.rows(
-            "SELECT c.id FROM chunks c JOIN episodes e ON e.seq = c.episode JOIN sessions s ON s.ref = e.session "
-            f"JOIN users u ON u.ref = s.user WHERE {where} AND c.id > ? ORDER BY c.id",
-            [*values, last],
-        )
-        if fresh:
-            ids = np.concatenate([ids, np.fromiter((row[0] for row in fresh), np.int64, len(fresh))])
-            last = int(ids[-1])
-        self._allowed[filter_] = (epoch, last, ids)
-        self._allowed.move_to_end(filter_)
-        while len(self._allowed) > 8:
-            self._allowed.popitem(last=False)
-        return ids
+
+        def read(last: int) -> np.ndarray:
+            fresh = self.rows(
+                "SELECT c.id FROM chunks c JOIN episodes e ON e.seq = c.episode JOIN sessions s ON s.ref = e.session "
+                f"JOIN users u ON u.ref = s.user WHERE {where} AND c.id > ? ORDER BY c.id",
+                [*values, last],
+            )
+            return np.fromiter((row[0] for row in fresh), np.int64, len(fresh))
+
+        return self._allowed.get(filter_, int(self.get_state("epoch") or 0), read)
 
     def fetch_vectors(self, first: int, last: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(chunk ids (n,), vectors float32 (n, D)) for first <= id <= last, in slices."""
@@ -482,11 +510,10 @@ class Database:
         """The largest chunk id that has a vector."""
         return self.rows("SELECT coalesce(max(chunk), 0) FROM embeddings")[0][0]
 
-    def corpus(self, user: str) -> tuple[int, float]:
-        """(number of episodes, mean length in terms) of a user."""
-        found = self.rows("SELECT num_episodes, num_terms FROM users WHERE name = ?", (user,))
-        num_episodes, num_terms = found[0] if found else (0, 0)
-        return num_episodes, num_terms / max(num_episodes, 1)
+    def num_episodes(self, user: str) -> int:
+        """How many episodes a user has."""
+        found = self.rows("SELECT num_episodes FROM users WHERE name = ?", (user,))
+        return found[0][0] if found else 0
 
     def document_frequency(self, user: str, terms: Iterable[int]) -> dict[int, int]:
         """How many of the user's episodes hold each term."""

@@ -9,11 +9,10 @@ in. The count is written after the rows have reached the disk, so that a crash a
 count, or a header whose checksum is wrong and a file that is made again. Writers hold a lock file, readers none; nothing
 is ever truncated under a reader, a file that is made again gets a new inode, and readers look for that at every search.
 
-Exact search multiplies blocks of rows with the query in float32: 100,000 rows of 384 in 9 to 12 ms on two cores, a quarter
-of the memory of float32 rows in the same time. Against float32 it finds 99% of the best 10 and of the best 200. From
-APPROXIMATE_FROM rows on, `build_approximate` makes a graph with usearch (HNSW, arXiv:1603.09320, 2016) over the rows that
-are there; later rows are scanned exactly beside it, and what it finds is scored from the rows. Erasing drops the graph,
-whose file would keep the bytes.
+Exact search (`scan.py`) takes 5 ms for 100,000 rows of 384 on two cores, 8 on one, with a quarter of the memory of float32 rows.
+Against float32 it finds 99% of the best 10 and of the best 200. From APPROXIMATE_FROM rows on, `build_approximate` makes a
+graph over the rows that are there (`approximate.py`) or extends the one that there is; rows that came later are scanned
+exactly beside it, and what it finds is scored from the rows. Erasing drops the graph, whose file would keep the bytes.
 
 Shapes: N rows, D the embedder's dimension, k results. Ids are int64 and start at 1.
 """
@@ -27,16 +26,13 @@ import secrets
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from recollect.errors import StorageFailed
+from recollect.store import approximate, scan
 
 Fetch = Callable[[int, int], Iterable[tuple[np.ndarray, np.ndarray]]]
 
@@ -45,10 +41,9 @@ APPROXIMATE_FROM = 500_000  # rows; an exact scan of fewer takes less than 50 ms
 _MAGIC = b"RCLVEC1\0"
 _HEADER = struct.Struct("<8sI16sQQQ")  # magic, dimension, identity, serial, count, erasures; then a CRC-32
 _HEADER_BYTES = 4096
-_BLOCK_ROWS = 1024
+_SLICE_ROWS = 16_384  # that `verify` compares at a time
 _GATHER_SHARE = 0.3  # below this share of rows allowed, they are gathered; above, everything is scanned
-_THREADED_FROM = 16_384  # rows
-_EXPANSION = 768  # how many neighbours usearch keeps in hand while it looks
+_BESIDE_SHARE = 0.2  # of the rows that may be scanned beside the graph before it is extended
 _LOCK_TIMEOUT_S = 600
 
 
@@ -89,9 +84,7 @@ class VectorIndex:
         self._row = np.dtype([("values", "i1", (dim,)), ("step", "<f4")])
         self._mapped: np.ndarray | None = None
         self._mapped_file: tuple[int, int] | None = None  # device and inode
-        self._graph: Any = None
-        self._graph_path: Path | None = None
-        self._graph_rows = 0
+        self._graph = approximate.Graph(self._folder, dim)
 
     # Writing
 
@@ -122,9 +115,7 @@ class VectorIndex:
             return []
         with self._writing() as file:
             header = self._usable_header(file)
-            changed = [str(path) for path in self._graphs()]
-            for path in self._graphs():
-                path.unlink(missing_ok=True)
+            changed = self._graph.remove()
             num_rows = (os.fstat(file).st_size - _HEADER_BYTES) // self._row.itemsize
             inside = doomed[(doomed >= 1) & (doomed <= num_rows)]
             for first, last in _runs(inside):
@@ -150,42 +141,32 @@ class VectorIndex:
         with self._locked():
             self._remove()
 
-    def build_approximate(self, progress: Callable[[int], None] | None = None) -> bool:
-        """Make the approximate index over the rows that are there; False when they are few or usearch is missing.
+    def num_unlinked(self, count: int) -> int:
+        """How many of `count` rows are not in the approximate index; 0 when they are too few to matter, or it cannot be made."""
+        if count < APPROXIMATE_FROM or not approximate.available():
+            return 0
+        num_beside = count - (self._graph.num_rows if self._open_graph(self._refresh()) else 0)
+        return num_beside if num_beside > _BESIDE_SHARE * count else 0
 
-        `progress` is told how many rows were added each time. Others may read and write meanwhile. Cost: about 3,000 to
-        6,000 rows a second on two cores, and 850 bytes a row.
+    def build_approximate(self, progress: Callable[[int], None] | None = None) -> bool:
+        """Make the approximate index over the rows that are there, or extend it; False when they are few or usearch is missing.
+
+        `progress` is told how many rows were added each time. Others may read and write meanwhile.
         """
         header = self._refresh()
-        if header is None or header.count < APPROXIMATE_FROM or find_spec("usearch") is None:
+        if header is None or header.count < APPROXIMATE_FROM or not approximate.available():
             return False
-        from usearch.index import Index  # pyright: ignore[reportMissingImports]
-
         assert self._mapped is not None
-        rows = self._mapped
-        graph = Index(ndim=self._dim, metric="cos", dtype="i8")
-        for start in range(0, header.count, 16 * _BLOCK_ROWS):
-            block = rows[start : min(start + 16 * _BLOCK_ROWS, header.count)]
-            kept = np.flatnonzero(block["step"])
-            if len(kept):
-                graph.add(start + 1 + kept, np.ascontiguousarray(block["values"][kept]))
-            if progress is not None:
-                progress(len(block))
-        temporary = self._folder / f"graph-{secrets.token_hex(4)}.tmp"
+        rows = self._mapped[: header.count]
+        self._open_graph(header)
+        with _storage(self._folder):
+            temporary = self._graph.build(rows, progress)
         with self._locked(), _storage(temporary):
-            graph.save(str(temporary))
             now = self._read_header()
             if now is None or (now.serial, now.erasures) != (header.serial, header.erasures):
-                temporary.unlink()
+                temporary.unlink(missing_ok=True)
                 return False
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            for path in self._graphs():
-                path.unlink(missing_ok=True)
-            size = temporary.stat().st_size
-            temporary.replace(
-                self._folder / f"graph-{header.serial:016x}-{header.erasures}-{header.count}-{size}.usearch"
-            )
+            self._graph.publish(temporary, header.serial, header.erasures, header.count)
         return True
 
     # Reading
@@ -203,31 +184,31 @@ class VectorIndex:
         num_wanted = count if allowed is None else len(allowed)
         if not num_wanted or k < 1:
             return np.empty(0, np.int64), np.empty(0, np.float32)
+        assert self._mapped is not None
         query = np.ascontiguousarray(query, np.float32)
         if num_wanted >= max(APPROXIMATE_FROM, count // 2) and self._open_graph(header):
-            found = self._candidates(query, k * count // num_wanted, count)
+            found = self._graph.candidates(query, k * count // num_wanted, count)
             if allowed is not None:
                 found = found[np.isin(found, allowed, assume_unique=True)]
-            ids, scores = _best(found, self._scores(query, found), k)
+            ids, scores = scan.best(found, scan.scores(self._mapped, query, found), k)
             if len(ids) == min(k, num_wanted):
                 return ids, scores
         if allowed is None:
-            return _best(None, self._scores(query, count), k)
+            return scan.best(None, scan.scores(self._mapped[:count], query), k)
         if len(allowed) < _GATHER_SHARE * count:
-            return _best(allowed, self._scores(query, allowed), k)
-        return _best(allowed, self._scores(query, count)[allowed - 1], k)
+            return scan.best(allowed, scan.scores(self._mapped, query, allowed), k)
+        return scan.best(allowed, scan.scores(self._mapped[:count], query)[allowed - 1], k)
 
     def get(self, ids: Iterable[int]) -> np.ndarray:
         """The vectors of ids, float32 (n, D), as the index holds them; zeros for an id that it does not have."""
-        wanted = np.fromiter((int(id_) for id_ in ids), np.int64)
+        wanted = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), np.int64)
         header = self._refresh()
-        vectors = np.zeros((len(wanted), self._dim), np.float32)
-        inside = (wanted >= 1) & (wanted <= (header.count if header else 0))
-        if inside.any():
-            assert self._mapped is not None
-            rows = self._mapped[wanted[inside] - 1]
-            vectors[inside] = rows["values"] * rows["step"][:, None]
-        return vectors
+        outside = (wanted < 1) | (wanted > (header.count if header else 0))
+        if outside.all():
+            return np.zeros((len(wanted), self._dim), np.float32)
+        assert self._mapped is not None
+        rows = self._mapped[np.where(outside, 1, wanted) - 1]
+        return np.multiply(rows["values"], np.where(outside, 0, rows["step"])[:, None], dtype=np.float32)
 
     @property
     def approximate(self) -> bool:
@@ -241,7 +222,7 @@ class VectorIndex:
         header = self._refresh()
         if header is None or header.count < APPROXIMATE_FROM or self.approximate:
             return None
-        if find_spec("usearch") is None:
+        if not approximate.available():
             return f'{header.count:,} vectors are scanned exactly; `pip install "recollect[scale]"`, then `recollect reindex`.'
         return f"{header.count:,} vectors are scanned exactly; `recollect reindex` builds the approximate index."
 
@@ -265,7 +246,7 @@ class VectorIndex:
             wrong.append(self._differing(expected, next_id, count))
             next_id = int(ids[-1]) + 1
         while next_id <= count:
-            expected = np.zeros(min(count - next_id + 1, 16 * _BLOCK_ROWS), self._row)
+            expected = np.zeros(min(count - next_id + 1, _SLICE_ROWS), self._row)
             wrong.append(self._differing(expected, next_id, count))
             next_id += len(expected)
         return np.concatenate(wrong) if wrong else np.empty(0, np.int64)
@@ -303,61 +284,9 @@ class VectorIndex:
         self._write_header(file, header)
         return header
 
-    def _scores(self, query: np.ndarray, which: int | np.ndarray) -> np.ndarray:
-        """Cosines of the first `which` rows, or of the ids `which`; -inf for an empty row. Blocks, side by side."""
-        rows = self._mapped
-        assert rows is not None
-        num = which if isinstance(which, int) else len(which)
-        scores = np.empty(num, np.float32)
-
-        def part(bounds: tuple[int, int]) -> None:
-            buffer = np.empty((_BLOCK_ROWS, self._dim), np.float32)
-            for first in range(*bounds, _BLOCK_ROWS):
-                last = min(first + _BLOCK_ROWS, bounds[1])
-                block = rows[first:last] if isinstance(which, int) else rows[which[first:last] - 1]
-                values, step, out = buffer[: last - first], block["step"], scores[first:last]
-                np.copyto(values, block["values"])
-                np.dot(values, query, out=out)
-                out *= step
-                out[step == 0] = -np.inf
-
-        num_parts = min(os.cpu_count() or 1, 8) if num >= _THREADED_FROM else 1
-        cuts = np.linspace(0, num, num_parts + 1).astype(int).tolist()
-        if num_parts == 1:
-            part((0, num))
-        else:
-            list(_pool().map(part, pairwise(cuts)))
-        return scores
-
-    def _candidates(self, query: np.ndarray, k: int, count: int) -> np.ndarray:
-        """Ids worth scoring: those that the graph finds, and all rows that came after it."""
-        counted = np.rint(query * (127 / max(float(np.abs(query).max()), 1e-9))).astype(np.int8)
-        found = self._graph.search(counted, min(k, self._graph_rows)).keys.astype(np.int64)
-        return np.concatenate([found, np.arange(self._graph_rows + 1, count + 1)])
-
-    def _graphs(self) -> list[Path]:
-        return sorted(self._folder.glob("graph-*.usearch"))
-
     def _open_graph(self, header: _Header | None) -> bool:
-        """Have the graph of this file and of its last erasure in memory, if there is one."""
-        if header is None:
-            return False
-        start = f"graph-{header.serial:016x}-{header.erasures}-"
-        if self._graph_path is not None and self._graph_path.name.startswith(start) and self._graph_path.exists():
-            return True
-        self._graph = self._graph_path = None
-        for path in self._graphs():
-            rows, size = path.stem.split("-")[-2:]
-            if not path.name.startswith(start) or path.stat().st_size != int(size) or find_spec("usearch") is None:
-                continue
-            from usearch.index import Index  # pyright: ignore[reportMissingImports]
-
-            self._graph = Index(ndim=self._dim, metric="cos", dtype="i8", expansion_search=_EXPANSION)
-            self._graph.view(str(path))
-            self._graph.expansion_search = _EXPANSION
-            self._graph_path, self._graph_rows = path, int(rows)
-            return True
-        return False
+        """Have the graph of this file and of its last erasure in hand, if there is one."""
+        return header is not None and self._graph.open(header.serial, header.erasures)
 
     def _refresh(self) -> _Header | None:
         """The header as it is now, with all its rows mapped; None when there is nothing of use."""
@@ -405,7 +334,7 @@ class VectorIndex:
         return self._folder / "erased"
 
     def _remove(self) -> None:
-        for path in (self._path, self._erased_path(), *self._graphs(), *self._folder.glob("graph-*.tmp")):
+        for path in (self._path, self._erased_path(), *self._graph.files()):
             with _storage(path):
                 path.unlink(missing_ok=True)
 
@@ -451,15 +380,6 @@ class VectorIndex:
                 os.close(file)
 
 
-def _best(ids: np.ndarray | None, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of (ids, scores), best first, equal scores by id; without ids, row r is id r + 1. Empty rows are left out."""
-    places = np.argpartition(scores, -k)[-k:] if k < len(scores) else np.arange(len(scores))
-    places = places[scores[places] > -np.inf]
-    kept = places + 1 if ids is None else ids[places]
-    order = np.lexsort((kept, -scores[places]))
-    return kept[order].astype(np.int64), scores[places][order]
-
-
 def _runs(ids: np.ndarray) -> Iterator[tuple[int, int]]:
     """(first, last) of the runs of consecutive numbers in sorted ids."""
     for run in np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1):
@@ -483,23 +403,3 @@ def _storage(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise StorageFailed(f"index {path}: cannot be written ({error}); is the disk full or read-only?") from error
-
-
-_shared_pool: ThreadPoolExecutor | None = None
-
-
-def _pool() -> ThreadPoolExecutor:
-    """The threads that scan blocks; a forked process makes its own."""
-    global _shared_pool
-    if _shared_pool is None:
-        _shared_pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 8), "recollect-scan")
-    return _shared_pool
-
-
-def _forget_pool() -> None:
-    global _shared_pool
-    _shared_pool = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)

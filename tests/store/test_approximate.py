@@ -1,0 +1,82 @@
+"""The graph files: never opened when stale or cut short, extended by what is missing, at peace with the encoder's engine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recollect.store.approximate import Graph, available
+
+pytestmark = pytest.mark.skipif(not available(), reason="needs usearch")
+DIM = 16
+
+
+def rows(num: int) -> np.ndarray:
+    chance = np.random.default_rng(0)
+    made = np.zeros(num, [("values", "i1", (DIM,)), ("step", "<f4")])
+    made["values"] = chance.integers(-127, 128, (num, DIM))
+    made["step"] = 0.01
+    return made
+
+
+def query_of(id_: int) -> np.ndarray:
+    values = rows(id_)["values"][-1].astype(np.float32)
+    return values / np.linalg.norm(values)
+
+
+def published(folder: Path, num: int) -> Graph:
+    graph = Graph(folder, DIM)
+    graph.open(5, 0)
+    graph.publish(graph.build(rows(num), None), 5, 0, num)
+    return graph
+
+
+def test_a_graph_finds_its_rows_and_names_those_after_it(tmp_path: Path) -> None:
+    published(tmp_path, 300)
+    reader = Graph(tmp_path, DIM)
+    assert reader.open(5, 0)
+    assert reader.num_rows == 300
+    found = reader.candidates(query_of(42), 5, 303)
+    assert 42 in found[:5]
+    assert found[5:].tolist() == [301, 302, 303]
+
+
+def test_it_is_extended_by_the_rows_that_are_missing(tmp_path: Path) -> None:
+    published(tmp_path, 200)
+    graph = Graph(tmp_path, DIM)
+    assert graph.open(5, 0)
+    told: list[int] = []
+    graph.publish(graph.build(rows(260), told.append), 5, 0, 260)
+    assert told == [60]
+    assert graph.open(5, 0)
+    assert graph.num_rows == 260
+    for id_ in (10, 250):
+        assert id_ in graph.candidates(query_of(id_), 5, 260)
+    assert len(graph.files()) == 1
+
+
+def test_a_stale_or_cut_graph_is_not_opened_and_all_can_be_removed(tmp_path: Path) -> None:
+    graph = published(tmp_path, 50)
+    assert not Graph(tmp_path, DIM).open(6, 0)
+    assert not Graph(tmp_path, DIM).open(5, 1)
+    (path,) = graph.files()
+    path.write_bytes(path.read_bytes()[:-1])
+    assert not Graph(tmp_path, DIM).open(5, 0)
+    (tmp_path / "graph-0a.tmp").write_bytes(b"left behind")
+    assert len(graph.remove()) == 2
+    assert graph.files() == []
+
+
+def test_the_encoder_can_be_loaded_after_a_graph_was_made() -> None:
+    if find_spec("onnxruntime") is None:
+        pytest.skip("needs onnxruntime")
+    code = (
+        "from recollect.store.approximate import make_index; make_index(8, 'cos', 'i8'); import onnxruntime; print(1)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout == "1\n", run.stderr[:2000]
