@@ -16,6 +16,7 @@ Cost: for 1,890 passages about a minute a method on two cores, mostly the embedd
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 import tempfile
@@ -179,7 +180,7 @@ def generate(num_people: int = 400, seed: int = 0) -> MultihopSet:
     """A set in which every answer is known: who works for which firm, where that has its seat, on which river that lies.
 
     There are as many firms as people and a fourth as many cities. One question of one hop, one of two and one of three for
-    each person. All names are made up, and none is a part of another.
+    each person. All names are made up; those of people and firms share their words with others', as real ones do.
     """
     return generate_with_triples(num_people, seed)[0]
 
@@ -189,15 +190,20 @@ def generate_with_triples(num_people: int = 400, seed: int = 0) -> tuple[Multiho
     rng = random.Random(seed)
     used: set[str] = set()
 
-    def name(kind: str, syllables: int = 3) -> str:
+    def name(kind: str, syllables: int) -> str:
         while True:
             made = "".join(rng.choice(_SYLLABLES) for _ in range(syllables)) + rng.choice(_ENDINGS[kind])
             if made not in used:
                 used.add(made)
                 return made.capitalize()
 
-    people = [f"{name('person', 2)} {name('person')}" for _ in range(num_people)]
-    firms = [f"{name('firm')} {rng.choice(('Works', 'Group', 'Brothers', 'Union'))}" for _ in range(num_people)]
+    def pairs(kind: str) -> list[str]:
+        """Names of two words, each of which stands in many of them, as with people's."""
+        size = math.isqrt(num_people - 1) + 1
+        words = [[name(kind, 2) for _ in range(size)] for _ in range(2)]
+        return rng.sample([f"{one} {other}" for one in words[0] for other in words[1]], num_people)
+
+    people, firms = pairs("person"), pairs("firm")
     cities = [name("city", 2) for _ in range(max(num_people // 4, 2))]
     rivers = [name("firm", 2) for _ in cities]
     texts: dict[str, str] = {}
@@ -266,12 +272,12 @@ def run(
                 tempfile.TemporaryDirectory(prefix="recollect-bench-") as folder,
                 recollect.open(Path(folder) / "memory.db", embedder=embedder, method=method, lm=lm) as memory,
             ):
-                seconds = _fill(memory, data)
+                seconds = fill(memory, data)
                 name_of_embedder = memory.engine.embedder.name
                 if "cosine" not in rankings:
-                    rankings["cosine"] = [_nearest(memory, question.text) for question in questions]
+                    rankings["cosine"] = [nearest(memory, question.text) for question in questions]
                 costs[label] = {"ingest": mean_cost([ingest_cost(memory, seconds)])}
-                rankings[label], latencies = _ask(memory, questions, f"{data.name}, {label}", progress)
+                rankings[label], latencies = ask(memory, questions, f"{data.name}, {label}", progress)
                 costs[label]["recall_ms"] = percentiles_ms(latencies)
         results.append(
             {
@@ -298,7 +304,7 @@ def run(
     }
 
 
-def _fill(memory: Memory, data: MultihopSet) -> float:
+def fill(memory: Memory, data: MultihopSet) -> float:
     """Put the passages into a memory; the seconds that it took."""
     began = time.perf_counter()
     memory.add_many({"text": text, "session": id_, "source_id": id_} for id_, text in data.passages.items())
@@ -306,7 +312,7 @@ def _fill(memory: Memory, data: MultihopSet) -> float:
     return time.perf_counter() - began
 
 
-def _ask(
+def ask(
     memory: Memory, questions: Sequence[Question], label: str, progress: Progress | None
 ) -> tuple[list[tuple[str, ...]], list[float]]:
     """(the passages of each question, best first; the seconds that each took)."""
@@ -321,7 +327,7 @@ def _ask(
     return rankings, latencies
 
 
-def _nearest(memory: Memory, text: str) -> tuple[str, ...]:
+def nearest(memory: Memory, text: str) -> tuple[str, ...]:
     """The passages whose nearest part is nearest to a text, best first."""
     engine = memory.engine
     engine.sync_index()
@@ -340,7 +346,7 @@ def _scores(
     rankings: Sequence[tuple[str, ...]], questions: Sequence[Question], beside: Sequence[tuple[str, ...]] | None = None
 ) -> dict[str, Any]:
     """Mean recall with 95% intervals, by hops too, and the gain over other rankings of the same questions."""
-    rows = _recalls(rankings, questions)
+    rows = recalls(rankings, questions)
     found: dict[str, Any] = _means(rows)
     found["intervals"] = nest(_named(map(list, bootstrap_intervals(rows))))
     hops = np.array([question.num_hops or 0 for question in questions])
@@ -350,7 +356,7 @@ def _scores(
             for count in sorted({*hops.tolist()} - {0})
         }
     if beside is not None:
-        gains = rows - _recalls(beside, questions)
+        gains = rows - recalls(beside, questions)
         found["gain_over_cosine"] = nest(_named(gains.mean(axis=0).tolist()))
         found["gain_intervals"] = nest(_named(map(list, bootstrap_intervals(gains))))
     return found
@@ -359,7 +365,7 @@ def _scores(
 _COLUMNS = [f"{measure}@{k}" for measure in ("recall", "recall_all") for k in KS]
 
 
-def _recalls(rankings: Sequence[tuple[str, ...]], questions: Sequence[Question]) -> np.ndarray:
+def recalls(rankings: Sequence[tuple[str, ...]], questions: Sequence[Question]) -> np.ndarray:
     """A row for each question, float64 (Q, len(_COLUMNS))."""
     scored = [score_ranking(ranked, question.gold, KS) for ranked, question in zip(rankings, questions, strict=True)]
     return np.array([[row[name] for name in _COLUMNS] for row in scored]).reshape(-1, len(_COLUMNS))

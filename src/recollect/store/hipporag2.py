@@ -359,13 +359,15 @@ def _shares(engine: Engine, user: str, words: np.ndarray, held: Sequence[np.ndar
 def _why(names: Sequence[str], weights: np.ndarray, visits: np.ndarray, row: int) -> tuple[Signal, ...]:
     """What each part of the start, of a weight (C,), has given to a passage's visits (N, C), largest share first."""
     whole = float(visits[row].sum())
+    if not whole:  # the passage furthest from the question, which no walk reaches
+        return (Signal(names[-1], 0.0, float(weights[-1]), 1.0),)
     spread = visits.std(axis=0)
     signals = [
         Signal(
             name,
             float((visits[row, part] - visits[:, part].mean()) / spread[part]) if spread[part] > 1e-12 else 0.0,
             float(weights[part]),
-            float(visits[row, part] / whole) if whole else 1.0 / len(names),
+            float(visits[row, part] / whole),
         )
         for part, name in enumerate(names)
     ]
