@@ -1,4 +1,4 @@
-"""`recollect bench`: recall on LoCoMo and LongMemEval, speed beside plain vector stores, recall of context memories."""
+"""`recollect bench`: recall on LoCoMo, LongMemEval and multi-hop questions, speed beside vector stores, context memories."""
 
 from __future__ import annotations
 
@@ -154,6 +154,58 @@ def longmemeval(
             f"[dim]Made histories (seed {seed}), not the published data: figures compare with each other only.[/]"
         )
     _finish(result, results, json)
+
+
+@app.command(
+    epilog="Examples:  recollect bench multihop --method all   |   recollect bench multihop --data musique --method hipporag2"
+)
+def multihop(
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="A folder with <name>_corpus.json and <name>.json. Default: a made set."),
+    ] = None,
+    method: Annotated[
+        str, typer.Option("--method", help="A method, several joined by commas, or all, side by side.")
+    ] = "all",
+    openie: Annotated[
+        Path | None, typer.Option("--openie", help="Triples for HippoRAG 2 that were extracted elsewhere, as JSON.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many questions of each set.")] = None,
+    made: Annotated[
+        int, typer.Option("--made", min=4, help="How many people a made set is about, where no file is given.")
+    ] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the made set.")] = 0,
+    lm: WithLm = False,
+    embedder: EmbedderName = None,
+    results: Results = None,
+    json: Json = False,
+) -> None:
+    """Recall on questions that need several passages: MuSiQue, 2WikiMultihopQA, HotpotQA in HippoRAG's form, or a made set."""
+    from recollect.benchmarks import multihop as bench
+    from recollect.benchmarks.methods import names_of
+    from recollect.store.openie import OpenIECache
+
+    names = names_of(method)
+    sets = bench.load(data) if data is not None else [bench.generate(made, seed)]
+    cache = OpenIECache(openie) if openie is not None else None
+    with progress("Multi-hop", show=not json) as advance:
+        result = bench.run(
+            sets,
+            names,
+            openie=cache,
+            embedder=embedder,
+            lm=_language_model(lm),
+            limit=limit,
+            progress=lambda label, done, total: advance(1),
+        )
+    if results is not None:
+        from recollect.benchmarks.report import write_json
+
+        write_json(result, results / "multihop.json")
+    if json:
+        print_json(result)
+    else:
+        bench.show(result, out)
 
 
 @app.command(epilog="Example:  recollect bench speed --sizes 1k,10k,100k --results results --plots docs")
