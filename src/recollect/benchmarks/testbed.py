@@ -162,7 +162,7 @@ def start_with_induction(model: Any) -> None:
 
     A head that looks at the previous token, and one that looks for the present token among the previous ones and copies
     what followed it, are what recall is made of (Olsson et al., In-context Learning and Induction Heads, 2022). Gradient
-    descent finds them, but only after most of a training that takes minutes with them given.
+    descent finds them too, but not within the few minutes that training takes with them given.
 
     The first head attends by biases alone: in the fast rotary frequencies its query is its key turned by one position.
     The second compares tokens in the slow frequencies, which hardly turn within the trained length.
