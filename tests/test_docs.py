@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import recollect
-from recollect.benchmarks.page import render_readme, render_recall, render_speed
+from recollect.benchmarks.page import render_methods, render_readme, render_recall, render_speed
 from recollect.claims.page import render
 from recollect.cli.main import COMMANDS
 from recollect.cli.page import render_commands, render_systems
@@ -27,6 +27,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
         ("claims.md", lambda: render(ROOT / "results")),
         ("recall.md", lambda: render_recall(ROOT / "results")),
         ("speed.md", lambda: render_speed(ROOT / "results")),
+        ("methods.md", lambda: render_methods(ROOT / "results")),
     ],
 )
 def test_generated_pages_are_as_generated(name: str, text):

@@ -146,6 +146,17 @@ def test_forgetting_the_cause_of_an_evolution_takes_it_back(evolved):
     assert evolved.stats().notes == {}
 
 
+def test_an_export_keeps_versions_and_links(evolved, open_memory, tmp_path):
+    evolved.export(tmp_path / "e.jsonl")
+    restored = open_memory(path=tmp_path / "restored.db", method=AMem())
+    restored.import_(tmp_path / "e.jsonl")
+    assert by_text(restored) == by_text(evolved)
+    assert notes.links(restored.engine.db, restored.user, "a-mem") == notes.links(
+        evolved.engine.db, evolved.user, "a-mem"
+    )
+    assert restored.recall("the Lisbon flat", at="2024-05-15")[0].meta["context"] == "They chose B."
+
+
 def test_links_survive_evolution(open_memory):
     update = {"index": 0, "context": "The first, told anew.", "tags": []}
     replies = [made(), made(), evolves([0]), made(), evolves([], [], [update])]

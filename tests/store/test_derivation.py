@@ -297,10 +297,10 @@ def test_versions_lead_from_the_first_to_the_last_and_back(memory):
     view = View(memory._filter(), "sayings")
     before = notes.seen(memory.engine.db, view)
     ids = [note.id for note in before.values()]
-    assert notes.first_versions(memory.engine.db, before) == {row: [id_] for row, id_ in zip(before, ids, strict=True)}
+    assert notes.first_versions(memory.engine.db, ids) == {id_: [id_] for id_ in ids}
     memory.consolidate()
-    (row,) = notes.seen(memory.engine.db, view)
-    assert notes.first_versions(memory.engine.db, [row]) == {row: ids}
+    ((row, joined),) = notes.seen(memory.engine.db, view).items()
+    assert notes.first_versions(memory.engine.db, [joined.id]) == {joined.id: ids}
     later = notes.versions(memory.engine.db, ids[:2])
     assert sorted(later[row]) == ids[:2]
     assert [later[old] for old in list(before)[:2]] == [[id_] for id_ in ids[:2]]

@@ -1,4 +1,4 @@
-"""Pages made from committed results: `docs/recall.md`, `docs/speed.md` and the figures in README.md.
+"""Pages made from committed results: `docs/recall.md`, `docs/speed.md`, `docs/methods.md` and the figures in README.md.
 
 `python -m recollect.benchmarks.page` writes them; a test holds that they are as the results say.
 """
@@ -234,14 +234,60 @@ def _growth(sizes: list[dict[str, Any]]) -> list[str]:
     return [lines[0] + f". The largest is searched {searched}.", ""]
 
 
+def render_methods(results: Path) -> str:
+    """The page on the store's methods, from `locomo-methods.json` and `multihop.json`."""
+    lines = [
+        "# Methods",
+        "",
+        "Made by `python -m recollect.benchmarks.page` from `results/`. All methods keep the same episodes and can be switched at",
+        'any time: `recollect derive --method NAME`; `recollect compare "query"` shows what each recalls from your own memory.',
+        "What each does is on its page: [systems](systems.md).",
+        "",
+    ]
+    if result := _load(results, "locomo-methods"):
+        lines += _locomo_methods(result)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _locomo_methods(result: dict[str, Any]) -> list[str]:
+    first = next(iter(result["methods"].values()))
+    by = f"Steps by {result['lm']}." if result["lm"] else "No language model: the built-in analyst does the steps."
+    lines = [
+        "## On conversations: LoCoMo",
+        "",
+        f"{first['num_questions']} questions about {len(result['conversations'])} conversations, embedder {result['embedder']}. {by} "
+        "Mean share of the evidence found; a note counts as the turns that it rests on, so a round that holds the evidence takes two "
+        "places. The default method's ranking weights were fitted on LoCoMo, each conversation ranked with weights fitted without "
+        f"it; the other methods have none. Measured on {_machine(result)}.",
+        "",
+        "| method | turn @5 | turn @10 | session @5 | hit@1 | ms an episode | kB an episode | notes an episode | recall ms (95%) |",
+        "|---|" + "---|" * 8,
+    ]
+    for name, row in result["methods"].items():
+        cost, took = row["ingest"], row["recall_ms"]
+        lines.append(
+            f"| [{name}](systems/{name}.md) | {row['turn']['recall']['5']:.3f} | {row['turn']['recall']['10']:.3f} | "
+            f"{row['session']['recall']['5']:.3f} | {row['turn']['hit_at_1']:.3f} | {cost['seconds_per_episode'] * 1000:.0f} | "
+            f"{cost['bytes_per_episode'] / 1000:.1f} | {cost['notes_per_episode']:.1f} | {took['p50']:.0f} ({took['p95']:.0f}) |"
+        )
+    for label, scores in (("BM25, stemmed", result["bm25"]), ("chance", result["chance"])):
+        turn, session = scores["turn"], scores["session"]
+        lines.append(
+            f"| {label} | {turn['recall']['5']:.3f} | {turn['recall']['10']:.3f} | {session['recall']['5']:.3f} | "
+            f"{turn['hit_at_1']:.3f} | | | | |"
+        )
+    return [*lines, ""]
+
+
 def main() -> None:
     """Write the pages and README.md in the checkout that is the working directory."""
     results = Path("results")
     Path("docs/recall.md").write_text(render_recall(results), "utf-8")
     Path("docs/speed.md").write_text(render_speed(results), "utf-8")
+    Path("docs/methods.md").write_text(render_methods(results), "utf-8")
     readme = Path("README.md")
     readme.write_text(render_readme(readme.read_text("utf-8"), results), "utf-8")
-    sys.stdout.write("wrote docs/recall.md, docs/speed.md and the figures in README.md\n")
+    sys.stdout.write("wrote docs/recall.md, docs/speed.md, docs/methods.md and the figures in README.md\n")
 
 
 if __name__ == "__main__":

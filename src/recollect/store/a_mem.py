@@ -10,7 +10,8 @@ Differs: links are followed both ways and join the first versions of notes, so t
 embedded at once, where the authors' code waits for 100 evolutions; its old version is kept, is recalled as of a time
 before, and comes back when the episode that changed it is forgotten. A recall for k records gives at most `linked_share` of
 the places to linked notes, where the paper adds up to k to k. The first note of all asks for no evolution. A turn said again
-in the same words by the same speaker is one more source of its note. What is asked of the language model is validated: only
+in the same words by the same speaker is one more source of its note. Names of those who speak leave the query before it is
+embedded. A note whose fact a newer one contradicts is closed. What the language model answers is validated: only
 neighbours that were shown can be linked or evolve.
 Without a language model keywords, tags and context come from the built-in analyst; two notes are linked when they are near
 and share a rare keyword or name; a neighbour evolves only when the new turn says what one of its phrases means ("option B is
@@ -23,9 +24,8 @@ Shapes: N new notes of a batch, D dimension of a vector.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ import numpy as np
 from recollect.errors import RecollectError, SchemaBroken
 from recollect.lm.meter import complete_all
 from recollect.store import analyst, lexical, notes
+from recollect.store.a_mem_box import Box, Member
 from recollect.store.a_mem_prompts import (
     MAX_CHARS,
     Construction,
@@ -44,13 +45,13 @@ from recollect.store.a_mem_prompts import (
 )
 from recollect.store.duplicates import digest, near_identical
 from recollect.store.engine import Engine
-from recollect.store.facts import facts
+from recollect.store.facts import Fact, facts
 from recollect.store.hits import explain, note_hit
+from recollect.store.meanings import meanings, speaks_of
 from recollect.store.method import Draft, Request, Scope, view_of
-from recollect.store.names import entities
 from recollect.store.notes import NewNote, View
-from recollect.store.records import Answer, Episode, Hit, Link, Note, from_micros
-from recollect.store.settling import new_note
+from recollect.store.records import Answer, Episode, Hit, Link, Note
+from recollect.store.settling import close_older, fact_meta, new_note
 
 if TYPE_CHECKING:
     from recollect.lm import LanguageModel
@@ -58,19 +59,6 @@ if TYPE_CHECKING:
 KIND = "note"
 LINKED = "linked"  # the relation of links
 RARE_SHARE = 0.02  # of the episodes: a word that stands in more of them tells nothing
-_THING = re.compile(r"(?:the|an?|my|our|his|her|their|its)\s|[A-Z]")  # how the value of "is" begins where it is a thing
-_EQUATES = frozenset({"is", "was", "means", "stands for", "refers to", "turned out to", "is called", "was called"})
-
-
-@dataclass(slots=True)
-class _Member:
-    """A live note while a batch is read: stored already, or of the draft."""
-
-    note: Note
-    first: str  # id of its first version
-    said_at: datetime
-    item: NewNote | None = None  # None for one that is stored
-    cosine: float = 0.0  # with the new note
 
 
 @dataclass
@@ -106,8 +94,10 @@ class AMem:
                 new.append((self._new_note(group, made), group[0]))
             else:
                 draft.failed |= {episode.id: str(made) for episode in group}
+        stated = [(item, fact, said.at) for item, said in new if (fact := _first_fact(said)) is not None]
+        close_older(engine, scope, self, KIND, stated)
         vectors = engine.embed_notes([item for item, _ in new])  # (N, D)
-        box = _Box(engine, View(scope.filter, self.name, (KIND,)))
+        box = Box(engine, View(scope.filter, self.name, (KIND,)))
         for (item, episode), vector in zip(new, vectors, strict=True):
             near = box.nearest(vector, self.num_neighbours)
             try:
@@ -122,6 +112,9 @@ class AMem:
             for member, version in evolved:
                 box.take(version, member.first, member.said_at, instead_of=member.note.id)
             draft.notes += [item, *(version for _, version in evolved)]
+        versions = {old: item.note.id for item in draft.notes for old in item.replaces}
+        for item in draft.notes:
+            item.closes = tuple(dict.fromkeys(id_ for closed in item.closes for id_ in _with_later(closed, versions)))
         return draft
 
     def _without_repeats(
@@ -130,14 +123,14 @@ class AMem:
         """The episodes to make notes of, each with those that repeat it; what repeats a stored note becomes its source."""
         marks = {episode.id: digest(_said(episode.speaker, episode.text)) for episode in episodes}
         known = notes.with_mark(engine.db, View(scope.filter, self.name, (KIND,)), set(marks.values()))
+        firsts = notes.first_versions(engine.db, {note.id for found in known.values() for note in found.values()})
         groups: dict[bytes, list[list[Episode]]] = {}
         for episode in episodes:
             mark = marks[episode.id]
-            stored = known.get(mark, {}).items()
-            row = next((row for row, note in stored if _repeats(episode, note.meta.get("speaker"), note.text)), None)
-            if row is not None:
-                first = notes.first_versions(engine.db, [row])[row][0]
-                draft.sources.append((first, episode.id))
+            stored = known.get(mark, {}).values()
+            note = next((note for note in stored if _repeats(episode, note.meta.get("speaker"), note.text)), None)
+            if note is not None:
+                draft.sources += [(first, episode.id) for first in firsts.get(note.id, ())]
                 continue
             same = groups.setdefault(mark, [])
             group = next((group for group in same if _repeats(episode, group[0].speaker, group[0].text)), None)
@@ -172,6 +165,8 @@ class AMem:
     def _new_note(self, group: Sequence[Episode], made: Construction) -> NewNote:
         episode = group[0]
         meta = _meta(episode.speaker, made.keywords, made.tags, made.context)
+        fact = _first_fact(episode)
+        meta |= fact_meta(fact) if fact is not None else {}
         note = new_note(
             self, KIND, episode.text, group, key=self.key_of(episode.text, meta), any_source=True, meta=meta
         )
@@ -182,7 +177,7 @@ class AMem:
         parts = [_said(meta["speaker"], text), ", ".join(meta["keywords"]), ", ".join(meta["tags"]), meta["context"]]
         return "\n".join(part for part in parts if part)
 
-    def _decide(self, engine: Engine, item: NewNote, episode: Episode, near: Sequence[_Member]) -> Evolution:
+    def _decide(self, engine: Engine, item: NewNote, episode: Episode, near: Sequence[Member]) -> Evolution:
         """What is linked and what evolves. Raises SchemaBroken and Unavailable."""
         if self.lm is None:
             return self._decide_by_rule(engine, item.note, episode, near)
@@ -193,7 +188,7 @@ class AMem:
         ]
         return self.lm.complete(evolve_messages(new, neighbours), Evolution, max_tokens=self.max_tokens).parsed
 
-    def _decide_by_rule(self, engine: Engine, note: Note, episode: Episode, near: Sequence[_Member]) -> Evolution:
+    def _decide_by_rule(self, engine: Engine, note: Note, episode: Episode, near: Sequence[Member]) -> Evolution:
         """Links to the near that share a rare word of the keywords or a name; contexts that gain what a phrase means."""
         telling = [_telling(note), *(_telling(member.note) for member in near)]
         counts = _frequency(engine, episode.user)(sorted(set().union(*telling)))
@@ -204,10 +199,14 @@ class AMem:
             for place, member in enumerate(near)
             if member.cosine >= self.least_cosine and telling[0] & telling[place + 1] & rare
         ]
-        meanings = _meanings(episode)
+        told_now = meanings(episode)
         updates = []
         for place, member in enumerate(near):
-            told = [sentence for phrase, owner, sentence in meanings if _speaks_of(member.note, phrase, owner)]
+            told = [
+                sentence
+                for phrase, owner, sentence in told_now
+                if speaks_of(member.note.text, member.note.meta.get("speaker"), phrase, owner)
+            ]
             told = [sentence for sentence in told if sentence not in member.note.meta.get("context", "")]
             if told:
                 context = " ".join([member.note.meta.get("context", ""), *told])
@@ -215,8 +214,8 @@ class AMem:
         return Evolution(links=sorted({*links, *(update.index for update in updates)}), tags=[], updates=updates)
 
     def _apply(
-        self, item: NewNote, episode: Episode, near: Sequence[_Member], decision: Evolution, draft: Draft
-    ) -> list[tuple[_Member, NewNote]]:
+        self, item: NewNote, episode: Episode, near: Sequence[Member], decision: Evolution, draft: Draft
+    ) -> list[tuple[Member, NewNote]]:
         """Add the links to the draft and the tags to the new note; the neighbours that evolve, with their new versions."""
         for place in sorted(set(decision.links)):
             if 0 <= place < len(near):
@@ -233,10 +232,13 @@ class AMem:
             meta = dict(old.meta) | {"tags": _clean(update.tags) or old.meta["tags"], "context": update.context.strip()}
             if meta == old.meta:
                 continue
-            sources = (*old.sources, *item.note.sources[:1])
+            own = old.sources[:1] if old.any_source else old.sources
+            sources = (*own, *item.note.sources[:1])
             version = new_note(self, KIND, old.text, sources, key=self.key_of(old.text, meta), meta=meta)
             mark = digest(_said(old.meta.get("speaker"), old.text))
-            evolved[update.index] = NewNote(version, replaces=(old.id,), same=mark)
+            before = near[update.index].item
+            closer = old.closed_by if before is None else before.closed_by
+            evolved[update.index] = NewNote(version, replaces=(old.id,), closed_by=closer, same=mark)
         return [(near[place], version) for place, version in evolved.items()]
 
     # Reading
@@ -248,42 +250,44 @@ class AMem:
         the weight of the link, if that is more.
         """
         view = view_of(self, request, [KIND])
-        cosines = {
-            row: cosine
-            for row, cosine, _ in engine.nearest_notes(engine.embed([request.text], "query")[0], view, request.k)
-        }
-        rows = list(cosines)
+        near = engine.nearest_notes(engine.query_vector(request.text, request.filter.user), view, request.k)
+        with engine.db.snapshot():
+            return self._hits(engine, request, view, {row: cosine for row, cosine, _ in near})
+
+    def _hits(self, engine: Engine, request: Request, view: View, cosines: Mapping[int, float]) -> list[Hit]:
+        """The hits for the nearest notes (row -> cosine, best first) and what they are linked to."""
+        by_row = notes.by_rows(engine.db, cosines, request.filter.until)
+        rows = [row for row in cosines if row in by_row]
         most = int(request.k * self.linked_share)
         found = rows[: request.k - most]
-        linked = dict(list(self._linked(engine, view, {row: cosines[row] for row in found}).items())[:most])
+        linked = self._linked(engine, view, {by_row[row].id: cosines[row] for row in found})
+        linked = dict([(row, score) for row, score in linked.items() if row not in found][:most])
         chosen = list(dict.fromkeys([*found, *linked, *rows]))[: request.k]
+        by_row |= notes.by_rows(engine.db, linked, request.filter.until)
         own, lent = (np.array([scores.get(row, 0.0) for row in chosen]) for scores in (cosines, linked))
         scores = np.maximum(own, lent)
-        by_row = notes.by_rows(engine.db, chosen, request.filter.until)
-        firsts = notes.first_versions(engine.db, chosen)
+        firsts = notes.first_versions(engine.db, [by_row[row].id for row in chosen])
         origins = self._origins(engine, {ids[0] for ids in firsts.values()})
         hits = []
         for place in np.argsort(-scores, kind="stable"):
-            row = chosen[place]
-            if row in by_row and (origin := origins.get(firsts[row][0])) is not None:
-                reason = "cosine" if own[place] >= lent[place] else "link"
-                why = explain({reason: scores}, {reason: 1.0}, int(place))
-                hit = note_hit(by_row[row], float(scores[place]), why, said=origin[0])
-                sources = tuple(dict.fromkeys((*origin[1], *hit.sources)))
-                hits.append(replace(hit, at=origin[0].at, sources=sources))
+            note = by_row[chosen[place]]
+            said, sources = origins[firsts[note.id][0]]
+            reason = "cosine" if own[place] >= lent[place] else "link"
+            why = explain({reason: scores}, {reason: 1.0}, int(place))
+            hit = note_hit(note, float(scores[place]), why, said=said)
+            hits.append(replace(hit, at=said.at, sources=tuple(dict.fromkeys((*sources, *hit.sources)))))
         return hits
 
-    def _linked(self, engine: Engine, view: View, found: Mapping[int, float]) -> dict[int, float]:
-        """The notes of the view that links lead to from the found ones (row -> score), which are left out; best first."""
-        firsts = {ids[0]: row for row, ids in notes.first_versions(engine.db, found).items()}
+    def _linked(self, engine: Engine, view: View, found: Mapping[str, float]) -> dict[int, float]:
+        """The notes of the view that links lead to from the found ones (id -> cosine): row -> score, best first."""
+        firsts = {ids[0]: id_ for id_, ids in notes.first_versions(engine.db, found).items()}
         lent: dict[str, float] = {}
         for link in notes.links_at(engine.db, firsts, view.filter.user, self.name):
             for here, there in self.ways_of(link):
                 if here in firsts:
                     lent[there] = max(lent.get(there, 0.0), found[firsts[here]] * link.weight)
         later = notes.versions(engine.db, lent)
-        seen = notes.among(engine.db, view, [row for row in later if row not in found])
-        scores = {row: lent[later[row][0]] for row in seen}
+        scores = {row: lent[later[row][0]] for row in notes.among(engine.db, view, later)}
         return dict(sorted(scores.items(), key=lambda entry: (-entry[1], entry[0])))
 
     def ways_of(self, link: Link) -> list[tuple[str, str]]:
@@ -292,14 +296,9 @@ class AMem:
 
     def _origins(self, engine: Engine, firsts: set[str]) -> dict[str, tuple[Episode, tuple[str, ...]]]:
         """For first versions by id: the episode that each is the note of, and all that say it."""
-        rows = [row[0] for row in engine.db.rows_in("SELECT seq FROM notes WHERE id IN ({})", firsts)]
-        by_row = notes.by_rows(engine.db, rows)
-        episodes = engine.db.episodes_by_id({note.sources[0] for note in by_row.values() if note.sources})
-        return {
-            note.id: (episodes[note.sources[0]], note.sources)
-            for note in by_row.values()
-            if note.sources and note.sources[0] in episodes
-        }
+        found = [note for note in notes.by_ids(engine.db, firsts).values() if note.sources]
+        episodes = engine.db.episodes_by_id({note.sources[0] for note in found})
+        return {note.id: (episodes[note.sources[0]], note.sources) for note in found if note.sources[0] in episodes}
 
     # Quiet hours
 
@@ -316,41 +315,18 @@ class AMem:
         return Draft()
 
 
-@dataclass
-class _Box:
-    """The live notes of a scope as they will be when the draft is written."""
+def _first_fact(episode: Episode) -> Fact | None:
+    """The first fact of a turn that a newer one could end, or that ends others."""
+    stated = facts(episode.text, speaker=episode.speaker, at=episode.at)
+    return next((fact for fact in stated if fact.single or fact.ends), None)
 
-    engine: Engine
-    view: View
-    members: list[_Member] = field(default_factory=list)  # of the draft
-    gone: set[str] = field(default_factory=set)  # ids whose place was taken in the draft
 
-    def nearest(self, vector: np.ndarray, k: int) -> list[_Member]:
-        """The k notes nearest to a unit vector (D,), best first."""
-        found = self.engine.nearest_notes(vector, self.view, k + len(self.gone))
-        stored = notes.by_rows(self.engine.db, [row for row, _, _ in found])
-        kept = [(row, cosine) for row, cosine, _ in found if row in stored and stored[row].id not in self.gone][:k]
-        firsts = notes.first_versions(self.engine.db, [row for row, _ in kept])
-        ids = {firsts[row][0] for row, _ in kept}
-        times = {
-            id_: (at, offset)
-            for id_, at, offset in self.engine.db.rows_in("SELECT id, at, at_offset FROM notes WHERE id IN ({})", ids)
-        }
-        near = [
-            _Member(stored[row], firsts[row][0], from_micros(*times[firsts[row][0]]), cosine=cosine)
-            for row, cosine in kept
-        ]
-        if self.members:
-            cosines = self.engine.embed_notes([member.item for member in self.members if member.item]) @ vector
-            near += [replace(member, cosine=float(c)) for member, c in zip(self.members, cosines, strict=True)]
-        return sorted(near, key=lambda member: -member.cosine)[:k]
-
-    def take(self, item: NewNote, first: str, said_at: datetime, instead_of: str | None = None) -> None:
-        """Put a note of the draft into the box."""
-        if instead_of is not None:
-            self.gone.add(instead_of)
-            self.members = [member for member in self.members if member.note.id != instead_of]
-        self.members.append(_Member(item.note, first, said_at, item))
+def _with_later(id_: str, versions: Mapping[str, str]) -> list[str]:
+    """A note and the versions that have taken its place in a draft."""
+    ids = [id_]
+    while ids[-1] in versions:
+        ids.append(versions[ids[-1]])
+    return ids
 
 
 def _said(speaker: str | None, text: str) -> str:
@@ -393,24 +369,3 @@ def _frequency(engine: Engine, user: str) -> Callable[[list[str]], dict[str, int
         return {stem: counts.get(id_, 0) for stem, id_ in ids.items()}
 
     return count
-
-
-def _meanings(episode: Episode) -> list[tuple[str, str | None, str]]:
-    """What the turn says that something is or was: (the phrase for it, whose phrase it is if the speaker's, the sentence).
-
-    "Our mystery guest is Miriam Makeba", said by Ana, gives ("mystery guest", "Ana", "Ana's mystery guest is ...").
-    """
-    speaker = episode.speaker or "I"
-    found = []
-    for fact in facts(episode.text, speaker=episode.speaker, at=episode.at):
-        value = fact.value.removeprefix("be ")
-        named = _THING.match(value) and entities(value)
-        if fact.relation in _EQUATES and named and fact.subject.casefold() != speaker.casefold():
-            phrase = fact.subject.removeprefix(f"{speaker}'s ")
-            found.append((phrase, speaker if phrase != fact.subject else None, fact.text))
-    return found
-
-
-def _speaks_of(note: Note, phrase: str, owner: str | None) -> bool:
-    own = owner is None or note.meta.get("speaker") in (owner, None)
-    return own and bool(re.search(rf"\b{re.escape(phrase)}\b", note.text, re.IGNORECASE))

@@ -248,7 +248,7 @@ class Engine:
         """Append to the vector index what was written since."""
         self.index.sync(self.db.last_chunk(), self.db.fetch_vectors)
 
-    def settle(self, num_added: int) -> None:
+    def tend_index(self, num_added: int) -> None:
         """After many writes at once: bring a large vector index up to date, its approximate part too where it lags behind.
 
         Done only when it takes no longer than about embedding what was added did, so that no short call waits for it, nor
@@ -268,6 +268,14 @@ class Engine:
         tokens = embeddings.tokens[0] if embeddings.tokens is not None else None
         token_ids = embeddings.token_ids[0] if embeddings.token_ids is not None else None
         return vector.astype(np.float32), tokens, token_ids
+
+    def query_vector(self, text: str, user: str) -> np.ndarray:
+        """The unit vector float32 (D,) of a query without the names of those who speak.
+
+        In a conversation the one who says a name is usually the other one, so that names only mislead a search by meaning.
+        """
+        bare, _ = without_names(text, self.speakers(user))
+        return self.embed_query(bare)[0]
 
     def query(self, request: Request, window: Filter | None = None) -> Query:
         """What ranking needs to know about a request."""

@@ -9,7 +9,7 @@ again they gain a source, contradicted they end.
 Paper: LongMemEval: Benchmarking Chat Assistants on Long-Term Interactive Memory, arXiv:2410.10813 (2024), sec. 4 and 5.
 Differs: facts and events of a value are asked for in one call, not two; rankings by vectors and by BM25 are fused (`index`),
 where the paper takes one of them; between two people neither of whom is an assistant, both are users; a value's own day
-counts as an event of it.
+counts as an event of it; names of those who speak leave the question before it is embedded.
 Cost: one language-model call a value at write and one a question at read, none with the built-in analyst; some 2 kB a round
 with its facts and vectors; one scan of the keys' vectors a recall.
 
@@ -230,7 +230,7 @@ class LongMemEvalMemory:
         depth = max(50, 4 * request.k)
         kinds = tuple(sorted(request.kinds)) if request.kinds is not None else (self.granularity,)
         view = View(request.filter, self.name, kinds)
-        vector = engine.embed([request.text], "query")[0]
+        vector = engine.query_vector(request.text, request.filter.user)
         rankings: dict[str, dict[int, float]] = {"meaning": {}, "words": {}}
         if self.index != "bm25":
             rankings["meaning"] = _by_rank(row for row, _, _ in engine.nearest_notes(vector, view, depth))

@@ -222,7 +222,7 @@ class Memory:
                 flush()
         if batch:
             flush()
-        self.engine.settle(added)
+        self.engine.tend_index(added)
         return AddReport(added, existing)
 
     def _new_episode(self, item: Mapping[str, Any]) -> NewEpisode:

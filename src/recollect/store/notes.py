@@ -340,33 +340,41 @@ def among(db: Database, view: View, seqs: Iterable[int]) -> list[int]:
     return sorted(row[0] for row in rows)
 
 
+def by_ids(db: Database, ids: Iterable[str]) -> dict[str, Note]:
+    """Notes by id, as they are known now."""
+    return {note.id: note for note in _notes(db, db.rows_in(_NOTE + "n.id IN ({})", ids), None).values()}
+
+
+def about(db: Database, view: View, subjects: Iterable[str]) -> dict[int, Note]:
+    """The notes of a view about any of these subjects (`meta["subject"]`, case-folded), by database row."""
+    condition, bound = view.sql()
+    rows = db.rows_in(f"{_NOTE}{condition} AND n.about IN ({{}}) ORDER BY n.seq", subjects, bound)
+    return _notes(db, rows, view.filter.until)
+
+
 def with_mark(db: Database, view: View, marks: Iterable[bytes]) -> dict[bytes, dict[int, Note]]:
     """The notes of a view by the hash that near-identical ones share (`NewNote.same`), each by database row."""
     condition, bound = view.sql()
-    found = db.rows_in(
-        "SELECT n.same, n.seq FROM notes n JOIN sessions s ON s.ref = n.session JOIN users u ON u.ref = s.user "
-        f"WHERE {condition} AND n.same IN ({{}}) ORDER BY n.seq",
-        marks,
-        bound,
+    known = _notes(
+        db, db.rows_in(f"{_NOTE}{condition} AND n.same IN ({{}}) ORDER BY n.seq", marks, bound), view.filter.until
     )
-    known = by_rows(db, [seq for _, seq in found], view.filter.until)
     by_mark: dict[bytes, dict[int, Note]] = {}
-    for mark, seq in found:
+    for seq, mark in db.rows_in("SELECT seq, same FROM notes WHERE seq IN ({}) ORDER BY seq", known):
         by_mark.setdefault(bytes(mark), {})[seq] = known[seq]
     return by_mark
 
 
-def first_versions(db: Database, seqs: Iterable[int]) -> dict[int, list[str]]:
-    """For notes by row: the ids of the notes whose place they have taken in the end, oldest first; their own if of none."""
-    found: dict[int, list[str]] = {}
-    for seq, id_ in db.rows_in(
-        "WITH RECURSIVE chain (last, seq) AS (SELECT seq, seq FROM notes WHERE seq IN ({}) "
+def first_versions(db: Database, ids: Iterable[str]) -> dict[str, list[str]]:
+    """For notes by id: the ids of the notes whose place they have taken in the end, oldest first; their own if of none."""
+    found: dict[str, list[str]] = {}
+    for id_, first in db.rows_in(
+        "WITH RECURSIVE chain (last, seq) AS (SELECT id, seq FROM notes WHERE id IN ({}) "
         "UNION SELECT c.last, o.seq FROM chain c JOIN notes o ON o.replaced_by = c.seq) "
         "SELECT c.last, n.id FROM chain c JOIN notes n ON n.seq = c.seq "
         "WHERE NOT EXISTS (SELECT 1 FROM notes o WHERE o.replaced_by = c.seq) ORDER BY n.seq",
-        seqs,
+        ids,
     ):
-        found.setdefault(seq, []).append(id_)
+        found.setdefault(id_, []).append(first)
     return found
 
 

@@ -10,7 +10,8 @@ Paper: SCM: Enhancing Large Language Model with Self-Controlled Memory Framework
 Differs: whether memory is needed at all is asked only on demand (`asks_whether_needed`), as a wrong no loses the answer, and
 never without a language model; an unreadable answer counts as "use the full text"; the budget loop ends, as items that do
 not fit even as summaries are dropped; recency, which the paper names and its code leaves out, decays exponentially and is
-off by default; near-identical items are kept once, and one that states a fact that a later one contradicts is closed.
+off by default; names of those who speak leave the query before it is embedded; near-identical items are kept once, and one
+that states a fact that a later one contradicts is closed.
 Cost: one language-model call for each round above `summarise_over_tokens` at write, at most two for each item at read when
 the budget is exceeded; 1 kB a round with its vector.
 
@@ -38,7 +39,7 @@ from recollect.store.method import Draft, Request, Scope
 from recollect.store.notes import NewNote, View
 from recollect.store.records import Answer, Episode, Hit, Note
 from recollect.store.rounds import episodes_of, grouped, told, users_of
-from recollect.store.settling import Found, fact_note, new_note, settle
+from recollect.store.settling import Found, fact_meta, new_note, settle
 
 if TYPE_CHECKING:
     from recollect.lm import LanguageModel
@@ -119,7 +120,7 @@ class SelfControlledMemory:
             if fact.single
         ]
         if stated and len(turns) == 1:
-            meta |= fact_note(self, ITEM, stated[0], turns[0]).note.meta
+            meta |= fact_meta(stated[0])
         note = new_note(self, ITEM, told(turns), turns, any_source=len(turns) == 1, meta=meta)
         return Found(note, turns[-1].at, stated[0] if stated and len(turns) == 1 else None)
 
@@ -211,7 +212,7 @@ class SelfControlledMemory:
         ):
             return self._hits(engine, [(flash, self._told_flash(flash), 0.0, ())])
         query = f"{request.text}\n{flash.text}" if self.query_with_flash else request.text
-        near = engine.nearest_notes(engine.embed([query], "query")[0], view, max(50, request.k))
+        near = engine.nearest_notes(engine.query_vector(query, request.filter.user), view, max(50, request.k))
         found = notes.by_rows(engine.db, [row for row, _, _ in near], request.filter.until)
         relevance = np.array([score for _, score, _ in near])
         age = np.array([self._age(found[row], flash) for row, _, _ in near])

@@ -44,16 +44,19 @@ def new_note(method: Method, kind: str, text: str, sources: Sequence[Episode | s
 
 def fact_note(method: Method, kind: str, fact: Fact, episode: Episode, meta: Mapping[str, Any] | None = None) -> Found:
     """A fact as a note, that each episode which states it carries alone."""
-    kept = {"subject": fact.subject, "relation": fact.relation, "value": fact.value}
-    kept |= {name: True for name in ("single", "ends") if getattr(fact, name)}
-    note = new_note(
-        method, kind, fact.text, [episode], valid_from=fact.at, any_source=True, meta=dict(meta or {}) | kept
-    )
+    kept = dict(meta or {}) | fact_meta(fact)
+    note = new_note(method, kind, fact.text, [episode], valid_from=fact.at, any_source=True, meta=kept)
     return Found(note, episode.at, fact)
 
 
+def fact_meta(fact: Fact) -> dict[str, Any]:
+    """A fact as metadata of the note that states it; the inverse of `fact_of`."""
+    kept: dict[str, Any] = {"subject": fact.subject, "relation": fact.relation, "value": fact.value}
+    return kept | {name: True for name in ("single", "ends") if getattr(fact, name)}
+
+
 def fact_of(note: Note) -> Fact | None:
-    """The fact that a note of `fact_note` holds, or None."""
+    """The fact that a note holds in its metadata, or None."""
     meta = note.meta
     if not isinstance(meta.get("subject"), str) or not isinstance(meta.get("relation"), str):
         return None
@@ -91,6 +94,21 @@ def settle(engine: Engine, scope: Scope, method: Method, found: Sequence[Found])
         fresh[mark].append((item, new))
         draft.notes.append(new)
     return draft
+
+
+def close_older(
+    engine: Engine, scope: Scope, method: Method, kind: str, stated: Sequence[tuple[NewNote, Fact, datetime]]
+) -> None:
+    """Let new notes, each with the fact that it states and when it was said, end older ones, or be ended by later ones."""
+    about = _by_column(
+        engine, View(scope.filter, method.name, (kind,)), "about", {fact.subject.casefold() for _, fact, _ in stated}
+    )
+    before: dict[str, list[tuple[Found, NewNote]]] = defaultdict(list)
+    for new, fact, said_at in sorted(stated, key=lambda entry: entry[2]):
+        item, subject = Found(new.note, said_at, fact), fact.subject.casefold()
+        others = before[subject.replace("\u2019", "'")]
+        _close(item, fact, new, about[subject], others)
+        others.append((item, new))
 
 
 def _same(item: Found, other: Note) -> bool:

@@ -154,7 +154,7 @@ def import_records(memory: Memory, path: Path, progress: Progress | None) -> Imp
     for column, note, target in pointers:
         notes.point(memory.engine.db, column, renamed.get(note, note), renamed.get(target, target), memory.user)
     derivation.set_marks(memory.engine.db, memory.user, marks, renamed)
-    memory.engine.settle(done["episode"])
+    memory.engine.tend_index(done["episode"])
     return ImportedRecords(done["episode"], done["note"], done["link"], done["existing"])
 
 
