@@ -59,6 +59,13 @@ TRIES: dict[tuple[str, str], list[tuple[dict[str, Any], Any]]] = {
     ],
     ("post", "/v1/verify"): [({}, {}), ({}, {"repair": True})],
     ("post", "/v1/reindex"): [({}, None)],
+    ("post", "/v1/chat/completions"): [
+        ({}, {"messages": [{"role": "user", "content": f"What is the word, {WORD}?"}]}),
+        ({}, {"messages": [{"role": "user", "content": "Who is Ana?"}], "recollect": {"session": "ana-session"}}),
+        ({"agent": "helper"}, {"messages": [{"role": "user", "content": "again"}], "stream": True, "user": "ana"}),
+    ],
+    ("get", "/v1/models"): [({}, None)],
+    ("post", "/v1/embeddings"): [({}, {"input": "tea"})],
 }
 
 

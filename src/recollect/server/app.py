@@ -10,13 +10,14 @@ from fastapi import FastAPI, Response
 from recollect import __version__
 from recollect.config import Settings
 from recollect.lm import from_settings
-from recollect.server import bulk, long, problems, rest
+from recollect.server import bulk, gateway, long, problems, rest
 from recollect.server.desk import Caring, House
 from recollect.server.figures import Figures
 from recollect.server.gate import Gate
 from recollect.server.keys import KeyRing
 from recollect.server.limits import Limits
 from recollect.server.pool import Memories
+from recollect.server.upstream import Upstream
 from recollect.server.work import Workers
 
 DESCRIPTION = (
@@ -39,6 +40,7 @@ def make_app(settings: Settings, *, needs_key: bool, limits: Limits | None = Non
         keys=KeyRing(settings.db),
         workers=Workers(limits.request_timeout_s, limits.num_concurrent),
         figures=Figures(),
+        upstream=Upstream(settings, limits.upstream_timeout_s) if settings.upstream_base_url else None,
     )
 
     @asynccontextmanager
@@ -47,6 +49,8 @@ def make_app(settings: Settings, *, needs_key: bool, limits: Limits | None = Non
             yield
         finally:
             await house.workers.stop()
+            if house.upstream is not None:
+                await house.upstream.close()
             house.memories.close()
             house.keys.close()
 
@@ -68,7 +72,7 @@ def make_app(settings: Settings, *, needs_key: bool, limits: Limits | None = Non
         figures=house.figures,
     )
     problems.install(app)
-    for part in (rest, bulk, long):
+    for part in (rest, bulk, long, gateway):
         app.include_router(part.routes)
 
     @app.get("/healthz", tags=["care"])

@@ -15,6 +15,7 @@ from recollect.server.gate import Caller
 from recollect.server.keys import KeyRing
 from recollect.server.limits import Limits
 from recollect.server.pool import Memories
+from recollect.server.upstream import Upstream
 from recollect.server.work import Workers
 from recollect.store.memory import Memory
 
@@ -32,6 +33,7 @@ class House:
     keys: KeyRing
     workers: Workers
     figures: Figures
+    upstream: Upstream | None  # of the gateway
 
 
 @dataclass(frozen=True, slots=True)

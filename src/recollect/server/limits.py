@@ -22,6 +22,7 @@ class Limits:
     max_upload_bytes: int = 2 * 2**30  # of an import or a bulk of JSON lines, which are not held in memory
     body_timeout_s: float = 30.0  # for a body to arrive; for an upload, between two parts of it
     request_timeout_s: float = 60.0  # for an answer; long work is not bound by it
+    upstream_timeout_s: float = 600.0  # for the gateway's upstream, which may think for long
     rate_per_s: float = 100.0  # requests of one caller; twice as many may come at once
     num_concurrent: int = 128  # requests under way
 
