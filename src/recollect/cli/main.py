@@ -14,7 +14,7 @@ from recollect.cli.common import EXIT_CODES, INTERRUPTED, code_of, fail, quiet_n
 COMMANDS = {
     "Use a memory": ("init", "add", "import", "recall", "answer", "history", "forget", "export"),
     "Look after it": ("stats", "derive", "consolidate", "compare", "verify", "reindex", "doctor"),
-    "Serve it": ("serve", "keys"),
+    "Serve it": ("serve", "keys", "mcp"),
     "Measure": ("demo", "systems", "reproduce", "bench"),
 }
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, Response
+from mcp.server.mcpserver import Context
+from mcp.server.transport_security import TransportSecuritySettings
 
 from recollect import __version__
 from recollect.config import Settings
 from recollect.lm import from_settings
 from recollect.server import bulk, gateway, long, problems, rest
-from recollect.server.desk import Caring, House
+from recollect.server.desk import Caring, Desk, House
 from recollect.server.figures import Figures
-from recollect.server.gate import Gate
+from recollect.server.gate import Caller, Gate
 from recollect.server.keys import KeyRing
 from recollect.server.limits import Limits
 from recollect.server.pool import Memories
+from recollect.server.tools import make_tools
 from recollect.server.upstream import Upstream
 from recollect.server.work import Workers
+from recollect.store.memory import Memory
 
 DESCRIPTION = (
     "Long-term memory for language models: remember what was said, recall it with reasons, forget it for good. "
@@ -43,10 +48,24 @@ def make_app(settings: Settings, *, needs_key: bool, limits: Limits | None = Non
         upstream=Upstream(settings, limits.upstream_timeout_s) if settings.upstream_base_url else None,
     )
 
+    async def do(context: Context, scope: str, work: Callable[[Memory], Any]) -> Any:
+        request: Any = context.request_context.request
+        caller: Caller = request.state.caller
+        caller.check(scope)
+        return await Desk(house, caller).do(work)
+
+    tools = make_tools(do)
+    mcp = tools.streamable_http_app(
+        stateless_http=True,
+        max_request_body_size=limits.max_body_bytes,
+        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),  # the gate sees to it
+    )
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
-            yield
+            async with tools.session_manager.run():
+                yield
         finally:
             await house.workers.stop()
             if house.upstream is not None:
@@ -74,6 +93,7 @@ def make_app(settings: Settings, *, needs_key: bool, limits: Limits | None = Non
     problems.install(app)
     for part in (rest, bulk, long, gateway):
         app.include_router(part.routes)
+    app.router.routes.extend(mcp.routes)
 
     @app.get("/healthz", tags=["care"])
     async def healthz() -> dict[str, str]:

@@ -77,7 +77,7 @@ class Gate:
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            _log_place(error)
+            log_place(error)
             if not status:
                 await reply(problem_of(error))(scope, receive, sent)
         finally:
@@ -157,7 +157,8 @@ def is_loopback(host: str | None) -> bool:
         return False
 
 
-def _log_place(error: Exception) -> None:
+def log_place(error: Exception) -> None:
+    """Log an error that nobody foresaw, without its words."""
     places = traceback.extract_tb(error.__traceback__)
     place = f"{places[-1].filename}:{places[-1].lineno}" if places else "nowhere"
     log.error("unforeseen %s at %s", type(error).__name__, place)
