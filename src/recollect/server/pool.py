@@ -34,15 +34,10 @@ class Memories:
     def __init__(self, settings: Settings, lm: LanguageModel | None, num_open: int = 16):
         if settings.db == ":memory:":
             raise InvalidInput("db: ':memory:' ends with the process; name a file for the server.")
+        self.keeper = open_as_set(settings, lm)
         self._db, self._lm, self._num_open = settings.db, lm, num_open
         self._lock = threading.Lock()
         self._entries: OrderedDict[Place, _Entry] = OrderedDict()
-        path = Path(settings.db)
-        if settings.origins.get("db") == "default":
-            path.parent.mkdir(parents=True, exist_ok=True)
-        new = settings.embedder is not None and not path.exists()  # a database that is there remembers its own
-        embedder = embedder_from_settings(settings) if new else None
-        self.keeper = Memory(self._db, user=settings.user, embedder=embedder, method=settings.method, lm=lm)
 
     @contextmanager
     def lease(self, user: str, agent: str | None = None, method: str | None = None) -> Iterator[Memory]:
@@ -79,3 +74,15 @@ class Memories:
                 entry.memory.close()
             self._entries.clear()
             self.keeper.close()
+
+
+def open_as_set(settings: Settings, lm: LanguageModel | None) -> Memory:
+    """The memory that the settings name, made if there is none. Raises as `recollect.open` does."""
+    path = Path(settings.db)
+    if settings.origins.get("db") == "default":
+        path.parent.mkdir(parents=True, exist_ok=True)
+    new = settings.embedder is not None and not path.exists()  # a database that is there remembers its own
+    embedder = embedder_from_settings(settings) if new else None
+    return Memory(
+        settings.db, user=settings.user, agent=settings.agent, embedder=embedder, method=settings.method, lm=lm
+    )
