@@ -132,6 +132,41 @@ def _records(client: httpx2.Client) -> list[str]:
     return client.get("/v1/export").text.splitlines()[1:]
 
 
+def test_an_import_marks_no_episode_of_another_user(house):
+    server, ana, episode, _ = house
+    eve = server.as_key(server.key("eve"))
+    scm = {"method": "scm"}
+    eve.post("/v1/episodes", params=scm, json={"text": "I am Eve."})
+    lines = [json.loads(text) for text in eve.get("/v1/export").text.splitlines()]
+    lines[0]["derived"]["scm"]["waiting"] = [[episode, 1, "planted"]]
+    reply = eve.post("/v1/import", content="".join(json.dumps(entry) + "\n" for entry in lines))
+    assert reply.status_code == 200, reply.text
+    assert ana.post("/v1/derive", params=scm, json={}).json()["waiting"] == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        ("episode", "text", 5),
+        ("episode", "text", "\ud800"),
+        ("episode", "id", "\0"),
+        ("episode", "meta", {"a": float("nan")}),
+        ("episode", "agent", 5),
+        ("recollect_export", "derived", 5),
+        ("recollect_export", "derived", {"scm": {"version": "1"}}),
+    ],
+)
+def test_an_export_of_wrong_types_is_refused(serve, kind, field, value):
+    http = serve().client
+    http.post("/v1/episodes", json={"text": "I like tea."})
+    lines = [json.loads(text) for text in http.get("/v1/export").text.splitlines()]
+    (line,) = [entry for entry in lines if kind in entry]
+    (line if kind == "recollect_export" else line[kind])[field] = value
+    reply = http.post("/v1/import", content="".join(json.dumps(entry) + "\n" for entry in lines))
+    assert reply.status_code == 422, reply.text
+    assert reply.json()["error"]["message"].startswith("path: line")
+
+
 def test_counts_of_others_are_no_users_business(house):
     server, ana, *_ = house
     eve = server.as_key(server.key("eve", "read"))

@@ -46,7 +46,7 @@ async def add_many(request: Request, desk: Writing) -> Response:
         told = time.monotonic()
         try:
             async for batch in _batches(request, desk.house.limits.max_body_bytes):
-                report = await desk.house.workers.run_long(lambda batch=batch: desk.with_memory(_adding(batch)))
+                report = await desk.house.workers.run_to_end(lambda batch=batch: desk.with_memory(_adding(batch)))
                 counts = {
                     "lines": batch[-1][0],
                     "added": counts["added"] + report.added,

@@ -154,13 +154,13 @@ class _Keeper:
         """Remember, and return when it is on the disk."""
         if self._open:
             self._open = False
-            await self._desk.house.workers.run_long(self._work(reply, whole))
+            await self._desk.house.workers.run_to_end(self._work(reply, whole))
 
     def later(self, reply: str) -> None:
         """Remember what there is of a reply that was cut; no request waits for it, but the server's end does."""
         if self._open:
             self._open = False
-            self._desk.house.workers.in_background(self._desk.house.workers.run_long(self._work(reply, False)))
+            self._desk.house.workers.in_background(self._desk.house.workers.run_to_end(self._work(reply, False)))
 
     def _work(self, reply: str, whole: bool):
         def remember(memory: Memory) -> None:

@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections.abc import AsyncGenerator
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import TypeAdapter
@@ -80,15 +80,18 @@ async def reindex(request: Request, desk: Caring) -> Response:
 )
 async def export(desk: Reading) -> Response:
     """Everything of the caller as JSON lines that `import` restores."""
-    folder = tempfile.TemporaryDirectory(prefix="recollect-")
-    path = Path(folder.name) / "export.jsonl"
+
+    def written() -> BinaryIO:
+        """The export as an open file that has no name any more, so that nothing of it stays behind."""
+        with tempfile.TemporaryDirectory(prefix="recollect-") as folder:
+            path = Path(folder) / "export.jsonl"
+            desk.with_memory(lambda memory: memory.export(path))
+            return path.open("rb")
 
     async def parts() -> AsyncGenerator[bytes, None]:
-        with folder:
-            await desk.house.workers.run_long(lambda: desk.with_memory(lambda memory: memory.export(path)))
-            with path.open("rb") as file:
-                while part := file.read(PART_BYTES):
-                    yield part
+        with await desk.house.workers.run_long(written) as file:
+            while part := file.read(PART_BYTES):
+                yield part
 
     return Stream(parts(), LINES, headers={"Content-Disposition": 'attachment; filename="recollect-export.jsonl"'})
 

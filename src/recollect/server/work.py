@@ -45,6 +45,10 @@ class Workers:
                 504, "timeout", f"This took longer than {self.timeout_s:g} s; it goes on, so look before you repeat it."
             ) from None
 
+    async def run_to_end(self, work: Callable[[], Result]) -> Result:
+        """Do a short call that must not be refused nor left, such as remembering what was said, to its end."""
+        return await _shielded(self._short.submit(work))
+
     async def run_long(self, work: Callable[[], Result]) -> Result:
         """Do a long call in a thread, to its end also when nobody waits for it any more."""
         return await _shielded(self._long.submit(work))
