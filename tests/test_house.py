@@ -17,7 +17,8 @@ from recollect.claims.claim import Claim
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "recollect"
 LAYERS = [  # a module may import from its own part and from parts in later rows
-    {"cli", "server"},
+    {"cli"},
+    {"server"},
     {"arena", "claims", "doctor"},
     {"benchmarks", "agents", "worlds", "training"},
     {"store", "context", "state", "weights"},

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from recollect.server.wrapping import wrap
     from recollect.store.memory import Memory, open
 
 __version__ = "0.1.0"
-__all__ = ["Memory", "__version__", "open"]
+__all__ = ["Memory", "__version__", "open", "wrap"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,4 +18,8 @@ def __getattr__(name: str) -> Any:
         from recollect.store import memory
 
         return getattr(memory, name)
+    if name == "wrap":
+        from recollect.server.wrapping import wrap
+
+        return wrap
     raise AttributeError(f"module 'recollect' has no attribute {name!r}")

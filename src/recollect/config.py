@@ -48,6 +48,11 @@ TEMPLATE = """\
 # timeout_s = 60.0                  # for one request
 # max_retries = 3                   # after a busy server, a lost connection or a timeout
 # max_concurrency = 8               # requests under way at a time
+
+[upstream]
+# base_url = "http://localhost:11434/v1"   # the OpenAI-compatible server behind the gateway of `recollect serve`
+# model = "qwen3:8b"                # for clients that name none
+# api_key = "..."                   # better in the environment: RECOLLECT_UPSTREAM_API_KEY
 """
 
 
@@ -68,6 +73,9 @@ class Settings:
     lm_timeout_s: float = 60.0
     lm_max_retries: int = 3
     lm_max_concurrency: int = 8
+    upstream_base_url: str | None = None  # of the gateway; None: the memory's own reader answers
+    upstream_model: str | None = None  # for clients that name none
+    upstream_api_key: str | None = field(default=None, repr=False)
     origins: Mapping[str, str] = field(default_factory=dict, repr=False)
     files: tuple[Path, ...] = ()  # the files that were read, the stronger first
 
@@ -87,6 +95,9 @@ _FIELDS: dict[str, tuple[str, str, type]] = {
     "lm_timeout_s": ("lm.timeout_s", "RECOLLECT_LM_TIMEOUT_S", float),
     "lm_max_retries": ("lm.max_retries", "RECOLLECT_LM_MAX_RETRIES", int),
     "lm_max_concurrency": ("lm.max_concurrency", "RECOLLECT_LM_MAX_CONCURRENCY", int),
+    "upstream_base_url": ("upstream.base_url", "RECOLLECT_UPSTREAM_BASE_URL", str),
+    "upstream_model": ("upstream.model", "RECOLLECT_UPSTREAM_MODEL", str),
+    "upstream_api_key": ("upstream.api_key", "RECOLLECT_UPSTREAM_API_KEY", str),
 }
 _BY_PLACE = {place: name for name, (place, _, _) in _FIELDS.items()}
 _TABLES = sorted({place.split(".")[0] for place in _BY_PLACE if "." in place})

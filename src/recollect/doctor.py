@@ -150,6 +150,8 @@ def _packages(settings: Settings) -> Iterator[Check]:
     for name, purpose, extra in (
         ("usearch", "search in very large memories", "scale"),
         ("scipy", "graph methods", "scale"),
+        ("fastapi", "recollect serve", "server"),
+        ("mcp", "recollect mcp", "server"),
         ("torch", "the homes context, state and weights; the store needs none", "torch"),
         ("transformers", "local language models and the homes that change models", "torch"),
     ):

@@ -63,9 +63,10 @@ def settings(
     agent: str | None = None,
     embedder: str | None = None,
     method: str | None = None,
+    **others: Any,
 ) -> Settings:
     """The settings in force, options first."""
-    return load_settings(db=db, user=user, agent=agent, embedder=embedder, method=method)
+    return load_settings(db=db, user=user, agent=agent, embedder=embedder, method=method, **others)
 
 
 @contextmanager

@@ -182,8 +182,9 @@ def set_marks(db: Database, user: str, taken: dict[str, Any], renamed: dict[str,
             )
             for id_, attempts, reason in mark.get("waiting", ()):
                 db.run(
-                    "INSERT OR IGNORE INTO underived SELECT ?, seq, ?, ? FROM episodes WHERE id = ?",
-                    (method, int(attempts), str(reason), renamed.get(id_, id_)),
+                    "INSERT OR IGNORE INTO underived SELECT ?, e.seq, ?, ? FROM episodes e JOIN sessions s "
+                    "ON s.ref = e.session JOIN users u ON u.ref = s.user WHERE e.id = ? AND u.name = ?",
+                    (method, int(attempts), str(reason), renamed.get(id_, id_), user),
                 )
 
 

@@ -466,10 +466,18 @@ class Memory:
         after: Time | None = None,
         session: str | None = None,
         speaker: str | None = None,
+        following: str | None = None,
     ) -> Iterator[Episode]:
-        """All episodes that the conditions let through, in the order in which they were written."""
+        """All episodes that the conditions let through, in the order in which they were written.
+
+        following: only those written after the episode with this id, to go on where a page ended. Raises NotFound.
+        """
         filter_ = self._filter(at=at, before=before, after=after, session=session, speaker=speaker)
-        return (episode for _, episode in self.engine.db.episodes_where(filter_))
+        if following is None:
+            return (episode for _, episode in self.engine.db.episodes_where(filter_))
+        last = self._get_episode(following).id
+        later = "AND e.seq > (SELECT seq FROM episodes WHERE id = ?)"
+        return (episode for _, episode in self.engine.db.episodes_where(filter_, later, (last,)))
 
     def stats(self) -> Stats:
         """Figures of this memory."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -114,7 +115,7 @@ def import_records(memory: Memory, path: Path, progress: Progress | None) -> Imp
     done = {"episode": 0, "note": 0, "link": 0, "existing": 0}
     renamed: dict[str, str] = {}
     pointers: list[tuple[str, str, str]] = []  # (column, note, the note that it points to)
-    marks = derivation.complete_marks(memory.engine.db, memory.user, _header(path).get("derived") or {})
+    marks = derivation.complete_marks(memory.engine.db, memory.user, _derived(path))
     batch: list[NewEpisode] = []
 
     def flush() -> None:
@@ -235,10 +236,16 @@ _FIELDS = {
 _POINTERS = ("replaced_by", "closed_by")
 
 
-def _header(path: Path) -> dict[str, Any]:
-    for _, line in _json_lines(path):
-        return line
-    return {}
+def _derived(path: Path) -> dict[str, Any]:
+    """What the first line of an export says of its methods. Raises InvalidInput."""
+    marks = next((line.get("derived") or {} for _, line in _json_lines(path)), {})
+    try:
+        return {
+            str(method): mark | {"waiting": [(str(id_), int(tries), str(why)) for id_, tries, why in mark["waiting"]]}
+            for method, mark in marks.items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InvalidInput(f"path: line 1 of {path} does not say properly what was derived.") from None
 
 
 def _read(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
@@ -264,10 +271,38 @@ def _read(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
         if needed - set(line[kind]) or set(line[kind]) - known:
             wrong = min((needed - set(line[kind])) | (set(line[kind]) - known))
             raise InvalidInput(f"path: line {number} of {path} lacks, or does not know, the field {wrong!r}.")
+        _check_types(record, line[kind], f"path: line {number} of {path}")
         count += 1
         yield number, kind, line[kind]
     if not ended:
         raise InvalidInput(f"path: {path} was cut short: its last line is missing.")
+
+
+def _check_types(record: type, fields: dict[str, Any], where: str) -> None:
+    """Raise InvalidInput unless every field has the type that the record gives it."""
+    from pydantic import TypeAdapter, ValidationError
+
+    if record not in _adapters:
+        _adapters[record] = TypeAdapter(record)
+    agent = fields.get("agent")
+    try:
+        json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:
+        raise InvalidInput(f"{where}: holds half of a surrogate pair, or a number that is none.") from None
+    try:
+        _adapters[record].validate_python({name: value for name, value in fields.items() if name != "agent"})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InvalidInput(f"{where}: the field {field!r} cannot be used ({first['msg']}).") from None
+    if agent is not None and not isinstance(agent, str):
+        raise InvalidInput(f"{where}: the field 'agent' is no text.")
+    if record is not Link and not _ID.fullmatch(fields["id"]):
+        raise InvalidInput(f"{where}: the field 'id' is not an id of recollect.")
+
+
+_ID = re.compile(r"(?:ep|no)_\w{1,60}", re.ASCII)
+_adapters: dict[type, Any] = {}
 
 
 def _json_lines(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:

@@ -1,0 +1,167 @@
+"""REST: a route for each thing that a memory can do and that is soon done. What takes long is in `long.py`.
+
+Queries and texts travel in bodies, never in addresses, which land in the logs of proxies.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from itertools import islice
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict
+
+from recollect.server import models
+from recollect.server.desk import Caring, Reading, Writing
+from recollect.store.consolidation import Run
+from recollect.store.memory import History, Memory
+from recollect.store.records import Answer, Episode, Hit, Link, Note, Receipt
+
+routes = APIRouter(prefix="/v1", tags=["memory"])
+
+
+class Page(BaseModel):
+    """Some episodes, and where the next ones begin."""
+
+    episodes: list[Episode]
+    next: str | None  # for `after_id`; null at the end
+
+
+class Related(BaseModel):
+    """A record that links lead to, with its share of a random walk's visits."""
+
+    record: Episode | Note
+    share: float
+
+
+class UserFigures(BaseModel):
+    """Figures of one user's memory."""
+
+    model_config = ConfigDict(from_attributes=True)
+    num_episodes: int
+    num_notes: int
+    num_links: int
+    num_sessions: int
+    first_at: datetime | None
+    last_at: datetime | None
+    speakers: dict[str, int]
+    notes: dict[str, int]
+    method: str
+    num_underived: int
+
+
+class FileFigures(BaseModel):
+    """Figures of a database file, of all users together."""
+
+    model_config = ConfigDict(from_attributes=True)
+    embedder: str
+    num_missing_vectors: int
+    index_note: str | None
+    database_bytes: int
+    index_bytes: int
+    bytes_per_episode: float
+
+
+@routes.post("/episodes", status_code=201)
+async def add(body: models.NewEpisode, desk: Writing) -> Episode:
+    """Remember one thing; it is on the disk when the reply comes. The same again returns what is stored."""
+    episode = await desk.do(lambda memory: memory.add(**body.model_dump()))
+    desk.house.figures.memories.inc()
+    return episode
+
+
+@routes.get("/episodes")
+async def episodes(
+    desk: Reading,
+    session: Annotated[str | None, Query(description="only this conversation")] = None,
+    speaker: Annotated[str | None, Query(description="only this speaker")] = None,
+    at: Annotated[str | None, Query(description="as things were known then")] = None,
+    before: Annotated[str | None, Query(description="only what was said before this time")] = None,
+    after: Annotated[str | None, Query(description="only what was said at or after this time")] = None,
+    after_id: Annotated[str | None, Query(description="go on after this episode")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Page:
+    """What was said, in the order of writing, a page at a time."""
+
+    def read(memory: Memory) -> list[Episode]:
+        found = memory.episodes(session=session, speaker=speaker, at=at, before=before, after=after, following=after_id)
+        return list(islice(found, limit + 1))
+
+    found = await desk.do(read)
+    return Page(episodes=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+
+
+@routes.post("/recall")
+async def recall(body: models.Query, desk: Reading) -> list[Hit]:
+    """The memories that answer a query best, best first, each with its reasons."""
+    given = body.model_dump(exclude={"query", "k"})
+    return await desk.do(lambda memory: memory.recall(body.query, body.k, **given))
+
+
+@routes.post("/answer")
+async def answer(body: models.Question, desk: Reading) -> Answer:
+    """An answer with citations; it abstains when the evidence is weak."""
+    return await desk.do(lambda memory: memory.answer(body.question, body.k, at=body.at))
+
+
+@routes.get("/records/{id}")
+async def get(id: str, desk: Reading) -> Episode | Note:
+    """One record by its id."""
+    return await desk.do(lambda memory: memory.get(id))
+
+
+@routes.get("/records/{id}/history")
+async def history(id: str, desk: Reading) -> History:
+    """What is known about one record: sources, what was derived from it, links, the turns around it."""
+    return await desk.do(lambda memory: memory.history(id))
+
+
+@routes.get("/records/{id}/related")
+async def related(id: str, desk: Reading, k: int = 10) -> list[Related]:
+    """The records that links lead to from one record, closest first."""
+    found = await desk.do(lambda memory: memory.related(id, k))
+    return [Related(record=record, share=share) for record, share in found]
+
+
+@routes.post("/notes", status_code=201)
+async def note(body: models.NewNote, desk: Writing) -> Note:
+    """Write a note that rests on episodes."""
+    return await desk.do(lambda memory: memory.note(**body.model_dump()))
+
+
+@routes.post("/links", status_code=201)
+async def link(body: models.NewLink, desk: Writing) -> Link:
+    """Join two records; a link that is there gets the new weight."""
+    given = body.model_dump(exclude={"source", "target", "relation"})
+    return await desk.do(lambda memory: memory.link(body.source, body.target, body.relation, **given))
+
+
+@routes.post("/forget")
+async def forget(body: models.Forgetting, desk: Writing) -> Receipt:
+    """Delete for good, down to the bytes; the receipt lists what went. With `dry_run`, what would go."""
+    return await desk.do(lambda memory: memory.forget(**body.model_dump()))
+
+
+@routes.get("/stats")
+async def stats(desk: Reading) -> UserFigures:
+    """Figures of the caller's memory."""
+    return UserFigures.model_validate(await desk.do(lambda memory: memory.stats()))
+
+
+@routes.get("/file", tags=["care"])
+async def file(desk: Caring) -> FileFigures:
+    """Figures of the database file, of all users together."""
+    return FileFigures.model_validate(await desk.do(lambda memory: memory.stats()))
+
+
+@routes.get("/consolidations")
+async def consolidations(desk: Reading) -> list[Run]:
+    """The consolidations that stand, newest first."""
+    return await desk.do(lambda memory: memory.consolidations())
+
+
+@routes.post("/consolidations/undo")
+async def undo(body: models.Undoing, desk: Writing) -> list[Run]:
+    """Undo a consolidation, and those that its method did after it."""
+    return await desk.do(lambda memory: memory.undo(body.run))
