@@ -76,9 +76,10 @@ def compare(
 
 def show(result: Mapping[str, Any], out: Console) -> None:
     """The table for a person."""
-    heads = ["method", *[f"turn@{k}" for k in KS], "session@5", "hit@1", "s", "kB", "notes", "tokens", "recall ms"]
+    heads = ["method", *[f"@{k}" for k in KS], "ses@5", "hit@1", "ms", "kB", "notes", "tokens", "recall ms"]
     table = Table(*heads, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.columns[0].no_wrap = table.columns[-1].no_wrap = True
+    for column in table.columns:
+        column.no_wrap = True
     for name, row in result["methods"].items():
         cost = row["ingest"]
         table.add_row(
@@ -86,7 +87,7 @@ def show(result: Mapping[str, Any], out: Console) -> None:
             *[f"{row['turn']['recall'][k]:.3f}" for k in KS],
             f"{row['session']['recall']['5']:.3f}",
             f"{row['turn']['hit_at_1']:.3f}",
-            f"{cost['seconds_per_episode']:.4f}",
+            f"{cost['seconds_per_episode'] * 1000:.0f}",
             f"{cost['bytes_per_episode'] / 1000:.1f}",
             f"{cost['notes_per_episode']:.2f}",
             f"{cost['tokens_per_episode']:.0f}",
@@ -101,7 +102,7 @@ def show(result: Mapping[str, Any], out: Console) -> None:
         )
     out.print(table)
     out.print(
-        "Mean share of the evidence found; a note counts as the turns that it rests on. Seconds, kB, notes and tokens are "
-        "for each episode at write. "
+        "Mean share of the evidence found, by turn and by session; a note counts as the turns that it rests on. ms, kB, notes "
+        "and tokens are for each episode at write. "
         f"{'Steps by ' + result['lm'] if result['lm'] else 'No language model: steps by the built-in analyst'}."
     )

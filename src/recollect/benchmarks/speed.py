@@ -278,10 +278,11 @@ def _chroma(matrix: np.ndarray, vectors: Sequence[np.ndarray], progress: Progres
         return 0.0, []
     try:
         import chromadb  # type: ignore[import-not-found]
+        from chromadb.config import Settings  # type: ignore[import-not-found]
     except ImportError:
         return 0.0, []
     with tempfile.TemporaryDirectory(prefix="recollect-chroma-", ignore_cleanup_errors=True) as folder:
-        client = chromadb.PersistentClient(folder, chromadb.Settings(anonymized_telemetry=False))
+        client = chromadb.PersistentClient(folder, Settings(anonymized_telemetry=False))
         collection = client.create_collection("memories", embedding_function=None, metadata={"hnsw:space": "ip"})
         began = time.perf_counter()
         for start in range(0, len(matrix), 2000):
