@@ -17,7 +17,18 @@ from typing import Any
 
 import recollect
 
-PACKAGES = ("numpy", "scipy", "onnxruntime", "tokenizers", "usearch", "PyStemmer", "openai", "pydantic", "torch")
+PACKAGES = (
+    "numpy",
+    "scipy",
+    "onnxruntime",
+    "tokenizers",
+    "usearch",
+    "PyStemmer",
+    "openai",
+    "pydantic",
+    "torch",
+    "transformers",
+)
 
 
 def provenance() -> dict[str, Any]:

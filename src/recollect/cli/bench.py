@@ -1,4 +1,4 @@
-"""`recollect bench`: measure recall on LoCoMo and LongMemEval, and speed beside plain vector stores."""
+"""`recollect bench`: recall on LoCoMo, LongMemEval and multi-hop questions, speed beside vector stores, context memories."""
 
 from __future__ import annotations
 
@@ -156,6 +156,58 @@ def longmemeval(
     _finish(result, results, json)
 
 
+@app.command(
+    epilog="Examples:  recollect bench multihop --method all   |   recollect bench multihop --data musique --method hipporag2"
+)
+def multihop(
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="A folder with <name>_corpus.json and <name>.json. Default: a made set."),
+    ] = None,
+    method: Annotated[
+        str, typer.Option("--method", help="A method, several joined by commas, or all, side by side.")
+    ] = "all",
+    openie: Annotated[
+        Path | None, typer.Option("--openie", help="Triples for HippoRAG 2 that were extracted elsewhere, as JSON.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many questions of each set.")] = None,
+    made: Annotated[
+        int, typer.Option("--made", min=4, help="How many people a made set is about, where no file is given.")
+    ] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the made set.")] = 0,
+    lm: WithLm = False,
+    embedder: EmbedderName = None,
+    results: Results = None,
+    json: Json = False,
+) -> None:
+    """Recall on questions that need several passages: MuSiQue, 2WikiMultihopQA, HotpotQA in HippoRAG's form, or a made set."""
+    from recollect.benchmarks import multihop as bench
+    from recollect.benchmarks.methods import names_of
+    from recollect.store.openie import OpenIECache
+
+    names = names_of(method)
+    sets = bench.load(data) if data is not None else [bench.generate(made, seed)]
+    cache = OpenIECache(openie) if openie is not None else None
+    with progress("Multi-hop", show=not json) as advance:
+        result = bench.run(
+            sets,
+            names,
+            openie=cache,
+            embedder=embedder,
+            lm=_language_model(lm),
+            limit=limit,
+            progress=lambda label, done, total: advance(1),
+        )
+    if results is not None:
+        from recollect.benchmarks.report import write_json
+
+        write_json(result, results / "multihop.json")
+    if json:
+        print_json(result)
+    else:
+        bench.show(result, out)
+
+
 @app.command(epilog="Example:  recollect bench speed --sizes 1k,10k,100k --results results --plots docs")
 def speed(
     sizes: Annotated[
@@ -175,6 +227,78 @@ def speed(
         from recollect.benchmarks.report import write_json
 
         write_json(result, results / "speed.json")
+    if plots is not None:
+        bench.plot(result, plots)
+    if json:
+        print_json(result)
+    else:
+        bench.show(result, out)
+
+
+@app.command(
+    epilog="Example:  recollect bench needle --policy infllm,streaming-llm --lengths 1k,4k,16k --model my-llama"
+)
+def needle(
+    policy: Annotated[
+        str, typer.Option(help="Policies, as infllm,streaming-llm; see recollect systems. all: every one.")
+    ] = "infllm,streaming-llm",
+    lengths: Annotated[str, typer.Option(help="Tokens of input, as 1k,4k,16k.")] = "256,512,1k,2k",
+    task: Annotated[str, typer.Option(help="passkey, needle, key-value, number, mqar; with commas.")] = "passkey",
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a checkpoint of transformers. Default: the testbed, trained when missing."),
+    ] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="Keys a token may attend to. Default: half of the trained length.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Questions for each task and length.")] = 10,
+    haystack: Annotated[Path | None, typer.Option(help="A text to hide things in. Default: made sentences.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of the questions.")] = 0,
+    results: Annotated[Path | None, typer.Option("--results", help="Write needle.json into this folder.")] = None,
+    plots: Annotated[
+        Path | None, typer.Option("--plots", help="Draw accuracy against length into this folder.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """How far each context memory carries a model: accuracy of recall by length, at equal attended tokens."""
+    from recollect.benchmarks import needle as bench
+    from recollect.benchmarks.haystack import Haystacks, parse_lengths, parse_names
+    from recollect.benchmarks.testbed import load, load_or_train
+
+    keys = bench.policies() if policy == "all" else parse_names(policy, bench.policies(), "policy")
+    tasks, sizes = parse_names(task, bench.ALL_TASKS, "task"), parse_lengths(lengths)
+    text = None
+    if haystack is not None:
+        try:
+            text = haystack.read_text("utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise InvalidInput(f"haystack: {haystack} is not a text file in UTF-8.") from None
+    with err.status("the model") as status:
+        if model is not None:
+            network, tokenizer = load(model, device)
+        else:
+            network, tokenizer = load_or_train(
+                device=device,
+                progress=lambda step, total, what: status.update(f"training the testbed, {step} of {total}: {what}"),
+            )
+        haystacks = Haystacks(tokenizer, network.config.bos_token_id, text, seed)
+        result = bench.run(
+            network,
+            haystacks,
+            keys,
+            sizes,
+            tasks,
+            samples,
+            budget,
+            seed,
+            lambda what, done, total: status.update(f"{what} ({done} of {total})"),
+        )
+    result["haystack"] = "given" if text is not None else "made"
+    if results is not None:
+        from recollect.benchmarks.report import write_json
+
+        write_json(result, results / "needle.json")
     if plots is not None:
         bench.plot(result, plots)
     if json:

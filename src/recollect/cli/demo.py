@@ -77,7 +77,8 @@ def run(
     )
     for kind, question, answer in answers:
         out.print(f"[bold]{escape(question)}[/]  [dim]({kind})[/]")
-        out.print(f"   [green]{escape(answer.text)}[/]")
+        for line in answer.text.splitlines():
+            out.print(f"   [green]{escape(line)}[/]")
         for quote in answer.quotes[:3]:
             head = ", ".join(part for part in (quote.speaker, when(quote.at)) if part)
             out.print(f'   [dim]"{escape(quote.text)}" ({escape(head)})[/]')

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from recollect import __version__
-from recollect.cli.common import EXIT_CODES, INTERRUPTED, code_of, fail, quiet_network
+from recollect.cli.common import EXIT_CODES, INTERRUPTED, code_of, err, escape, fail, quiet_network
 
 COMMANDS = {
     "Use a memory": ("init", "add", "import", "recall", "answer", "history", "forget", "export"),
     "Look after it": ("stats", "derive", "consolidate", "compare", "verify", "reindex", "doctor"),
     "Serve it": ("serve", "keys", "mcp"),
-    "Measure": ("demo", "systems", "reproduce", "bench"),
+    "Measure": ("demo", "systems", "reproduce", "bench", "testbed"),
 }
 
 app = typer.Typer(
@@ -53,11 +54,17 @@ for _panel, _names in COMMANDS.items():
             app.command(_name, rich_help_panel=_panel, epilog=getattr(_module, "EXAMPLES", None))(_module.run)
 
 
+def _warn(message: Warning | str, *_: Any) -> None:
+    """A warning as a line on standard error, without the place in the code."""
+    err.print(f"[yellow]Warning[/] {escape(str(message))}")
+
+
 def main() -> None:
     """Run the program; every known error becomes one sentence and an exit code."""
     from recollect.errors import RecollectError
 
     quiet_network()
+    warnings.showwarning = _warn
     as_json = "--json" in sys.argv
     try:
         app()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import io
 import sys
@@ -76,7 +77,8 @@ def draw_demo(path: Path) -> None:
     """What `recollect demo` prints, as a picture of a terminal."""
     with tempfile.TemporaryDirectory() as folder:
         out.record, out.width, out.file = True, 112, io.StringIO()
-        demo.run(db=Path(folder) / "demo.db", json=False)
+        with contextlib.chdir(folder):
+            demo.run(db=Path("demo.db"), json=False)
     out.save_svg(str(path), title="recollect demo", unique_id="recollect")
 
 

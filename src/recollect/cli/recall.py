@@ -71,9 +71,10 @@ def print_hit(number: int, hit: Hit, why: bool) -> None:
     kind = hit.kind if hit.kind != EPISODE else None
     head = ", ".join(part for part in (kind, hit.speaker, when(hit.at), hit.session, held) if part)
     out.print(f"[bold]{number}.[/] [cyan]{escape(head)}[/]  [dim]{hit.id}[/]")
-    out.print(f"   {escape(text)}")
+    for line in text.splitlines():
+        out.print(f"   {escape(line)}")
     if why:
         for signal in hit.why[:6]:
             bar = "#" * max(1, round(signal.share * BAR * 2))
             colour, sign = ("green", "+") if signal.value * signal.weight >= 0 else ("red", "-")
-            out.print(f"      [dim]{escape(signal.name):<28}[/] [{colour}]{sign}{bar}[/] {signal.share:.0%}")
+            out.print(f"      [dim]{escape(signal.name):<32}[/] [{colour}]{sign}{bar}[/] {signal.share:.0%}")

@@ -171,13 +171,18 @@ class HippoRAG2:
         vectors = np.frombuffer(b"".join(held), VECTOR_DTYPE).astype(np.float32).reshape(-1, dim)
         links: list[Link] = []
         for start in range(first, len(phrases), BLOCK):
-            cosines = np.round(vectors[start : start + BLOCK] @ vectors[: start + BLOCK].T, 4)
-            for row, line in enumerate(cosines, start):
-                near = np.flatnonzero(line[:row] >= self.synonymy_threshold).tolist()
-                near = [place for place in near if _may_be_synonyms(phrases[row][1], phrases[place][1])]
+            cosines = vectors[start : start + BLOCK] @ vectors[: start + BLOCK].T
+            near: dict[int, list[tuple[float, int]]] = defaultdict(list)
+            # Rounded, as the last digit of a product depends on how many are made at once.
+            for row, place in zip(*np.nonzero(cosines >= self.synonymy_threshold - 1e-4), strict=True):
+                own, other, cosine = start + int(row), int(place), min(round(float(cosines[row, place]), 4), 1.0)
+                apart = other >= own or cosine < self.synonymy_threshold
+                if not apart and _may_be_synonyms(phrases[own][1], phrases[other][1]):
+                    near[own].append((cosine, other))
+            for own, found in near.items():
                 links += [
-                    Link(phrases[row][0], phrases[place][0], SYNONYM, float(line[place].clip(max=1.0)), self.name)
-                    for place in sorted(near, key=lambda place, line=line: (-line[place], place))[: self.max_synonyms]
+                    Link(phrases[own][0], phrases[other][0], SYNONYM, cosine, self.name)
+                    for cosine, other in sorted(found, key=lambda pair: (-pair[0], pair[1]))[: self.max_synonyms]
                 ]
         return links
 
@@ -212,10 +217,11 @@ class HippoRAG2:
         query = engine.embed_query(request.text)[0]
         with engine.reading():
             graph = self.graphs.graph(engine, self.name, request.filter, self.normalise, self.relation_weight)
+            cosines, chunks = _cosines(engine, graph, query)
             if request.kinds is not None and EPISODE not in request.kinds:
-                return self._facts(engine, request, graph, query) if FACT in request.kinds else []
-            near, chunks = self._passages(engine, graph, query)
-            linked = self._link(engine, request, graph, query, self.linking_top_k)
+                return self._facts(engine, request, graph, cosines) if FACT in request.kinds else []
+            linked = self._link(engine, request, graph, cosines, self.linking_top_k)
+        near = _scaled(cosines[len(graph.facts) :])
         linked = self._recognise(request.text, linked)
         names = [*(f"fact: {text}"[:NAME_CHARS] for text in linked.texts), "cosine"]
         if len(linked.facts):
@@ -228,7 +234,7 @@ class HippoRAG2:
         order = np.argsort(-scores, kind="stable")
         return [
             replace(episode_hit(episode, float(scores[row]), _why(names, weights, visits, row), span), sources=sources)
-            for row, episode, sources, span in self._shown(engine, graph, order, chunks, request.k)
+            for row, episode, sources, span in self._shown(engine, graph, order, chunks[len(graph.facts) :], request.k)
         ]
 
     def _shown(
@@ -250,39 +256,26 @@ class HippoRAG2:
                     shown[said] = (row, episode, [episode.id])
             if len(shown) == k:
                 break
-        spans = engine.spans([int(chunks[row]) for row, _, _ in shown.values() if chunks[row]])
+        spans = engine.spans([int(chunks[row]) for row, _, _ in shown.values()])
         return [(row, episode, tuple(ids), spans.get(int(chunks[row]))) for row, episode, ids in shown.values()]
 
-    def _passages(self, engine: Engine, graph: Graph, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(how near each passage is to the question, scaled to reach from 0 to 1; its nearest chunk, 0 for none), (N,)."""
-        ids, owners = graph.passage_chunks
-        near, best = np.full(len(graph.passages), -1.0), np.zeros(len(graph.passages), np.int64)
-        found, cosines = engine.index.search(query, len(ids), allowed=ids)
-        places = owners[np.searchsorted(ids, found)]
-        places, first = np.unique(places, return_index=True)  # found is sorted, so this is the nearest
-        near[places], best[places] = cosines[first], found[first]
-        return _scaled(near), best
-
-    def _link(self, engine: Engine, request: Request, graph: Graph, query: np.ndarray, k: int) -> Linked:
+    def _link(self, engine: Engine, request: Request, graph: Graph, cosines: np.ndarray, k: int) -> Linked:
         """The k facts that fit a question best, by cosine and by the question's words."""
-        ids, owners = graph.fact_chunks
-        found, cosines = engine.index.search(query, max(NUM_CANDIDATES, k), allowed=ids)
-        if not len(found):
+        cosines = cosines[: len(graph.facts)]
+        if not len(cosines):
             return Linked(np.empty(0, np.int64), np.empty(0), (), "there are no facts")
-        _, lowest = engine.index.search(-query, 1, allowed=ids)
-        facts, first = np.unique(owners[np.searchsorted(ids, found)], return_index=True)
-        cosine = cosines[first].astype(np.float64)
-        rows = engine.db.rows_in("SELECT seq, text, terms FROM notes WHERE seq IN ({})", graph.facts[facts].tolist())
-        texts = {seq: (text, np.frombuffer(terms, TERM_DTYPE)) for seq, text, terms in rows}
+        scaled = _scaled(cosines)
+        facts = np.argsort(-cosines, kind="stable")[: max(NUM_CANDIDATES, k)]
+        rows = graph.facts[facts].tolist()
+        loaded = {
+            row[0]: row[1:] for row in engine.db.rows_in("SELECT seq, text, terms FROM notes WHERE seq IN ({})", rows)
+        }
+        held = [np.frombuffer(loaded[row][1], TERM_DTYPE) for row in rows]
         words = lexical.term_ids(request.text)
-        held = _shares(engine, request.filter.user, words, [texts[seq][1] for seq in graph.facts[facts].tolist()])
-        score = cosine + self.word_weight * held
-        order = np.lexsort((facts, -score))[:k]
-        low, high = -float(lowest[0]), float(cosine.max())
-        scores = (cosine[order] - low) / (high - low) if high - low > 1e-9 else np.ones(len(order))
-        return Linked(
-            facts[order], scores, tuple(texts[seq][0] for seq in graph.facts[facts[order]].tolist()), "", score[order]
-        )
+        fit = cosines[facts] + self.word_weight * _shares(engine, request.filter.user, words, held)
+        best = np.argsort(-fit, kind="stable")[:k]
+        texts = tuple(loaded[rows[place]][0] for place in best)
+        return Linked(facts[best], scaled[facts[best]], texts, fit=fit[best])
 
     def _recognise(self, question: str, linked: Linked) -> Linked:
         """The facts that help with the question, in the judgement of the language model, or by their score."""
@@ -314,9 +307,9 @@ class HippoRAG2:
         start[graph.num_phrases :, -1] = self.passage_node_weight * near
         return start
 
-    def _facts(self, engine: Engine, request: Request, graph: Graph, query: np.ndarray) -> list[Hit]:
+    def _facts(self, engine: Engine, request: Request, graph: Graph, cosines: np.ndarray) -> list[Hit]:
         """Facts as hits, with those of their sources that the request may see."""
-        linked = self._link(engine, request, graph, query, request.k)
+        linked = self._link(engine, request, graph, cosines, request.k)
         found = notes.by_rows(engine.db, graph.facts[linked.facts].tolist(), request.filter.until)
         known = engine.db.episodes_by_id({source for note in found.values() for source in note.sources})
         rows = dict(engine.db.rows_in("SELECT id, seq FROM episodes WHERE id IN ({})", known))
@@ -329,6 +322,16 @@ class HippoRAG2:
             hit = note_hit(found[row], float(linked.fit[place]), why, said=said)
             hits.append(replace(hit, sources=sources, at=said.at))
         return hits
+
+
+def _cosines(engine: Engine, graph: Graph, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(cosine of each fact and passage with a query by its nearest chunk, -1 for none; that chunk, 0 for none), (F + N,)."""
+    count = len(graph.facts) + len(graph.passages)
+    cosines, chunks = np.full(count, -1.0), np.zeros(count, np.int64)
+    found, scores = engine.index.search(query, len(graph.chunks), allowed=graph.chunks)
+    owners = graph.owners[np.searchsorted(graph.chunks, found)][::-1]  # the nearest last, so that it stays
+    cosines[owners], chunks[owners] = scores[::-1], found[::-1]
+    return cosines, chunks
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:
@@ -345,19 +348,26 @@ def _shares(engine: Engine, user: str, words: np.ndarray, held: Sequence[np.ndar
     rarity = np.array([log(1 + num_passages / max(counts.get(int(word), 0), 1)) for word in words])
     if not rarity.sum():
         return np.zeros(len(held))
-    return np.array([rarity[np.isin(words, terms)].sum() for terms in held]) / rarity.sum()
+    terms = np.concatenate(held)
+    places = np.minimum(np.searchsorted(words, terms), len(words) - 1)
+    texts = np.repeat(np.arange(len(held)), [len(part) for part in held])
+    same = words[places] == terms
+    texts, places = np.divmod(np.unique(texts[same] * len(words) + places[same]), len(words))  # a word counts once
+    return np.bincount(texts, rarity[places], len(held)) / rarity.sum()
 
 
 def _why(names: Sequence[str], weights: np.ndarray, visits: np.ndarray, row: int) -> tuple[Signal, ...]:
     """What each part of the start, of a weight (C,), has given to a passage's visits (N, C), largest share first."""
     whole = float(visits[row].sum())
+    if not whole:  # the passage furthest from the question, which no walk reaches
+        return (Signal(names[-1], 0.0, float(weights[-1]), 1.0),)
     spread = visits.std(axis=0)
     signals = [
         Signal(
             name,
             float((visits[row, part] - visits[:, part].mean()) / spread[part]) if spread[part] > 1e-12 else 0.0,
             float(weights[part]),
-            float(visits[row, part] / whole) if whole else 1.0 / len(names),
+            float(visits[row, part] / whole),
         )
         for part, name in enumerate(names)
     ]

@@ -41,8 +41,8 @@ class Graph:
     ends: np.ndarray  # int64 (F, 2), the phrases of a fact; -1 for none
     num_passages_of: np.ndarray  # int64 (M,), passages that a phrase stands in
     num_phrases: int
-    fact_chunks: tuple[np.ndarray, np.ndarray]  # sorted ids of chunks, and the place in `facts` of each
-    passage_chunks: tuple[np.ndarray, np.ndarray]  # sorted ids of chunks, and the place in `passages` of each
+    chunks: np.ndarray  # sorted ids of the chunks of facts and passages
+    owners: np.ndarray  # for each chunk: a place in `facts`, or F and a place in `passages`
 
 
 class Column:
@@ -83,7 +83,8 @@ class Records:
     def read(self, db: Database, scope: Filter, method: str, normalise: Normalise) -> None:
         """Append what the scope (a user, perhaps one agent) holds and is not here yet."""
         where, values = scope.sql("r")
-        source = "FROM {0} r JOIN sessions s ON s.ref = r.session JOIN users u ON u.ref = s.user "
+        # CROSS JOIN keeps SQLite to the order of the tables: what is new is a short range of rows.
+        source = "FROM {0} r CROSS JOIN sessions s ON s.ref = r.session CROSS JOIN users u ON u.ref = s.user "
         episodes, notes = source.format("episodes"), source.format("notes")
         own, bound = f"{where} AND r.method = ?", [*values, method]
         mark = db.rows(
@@ -101,16 +102,22 @@ class Records:
             [*bound, self.last_note],
         )
         pairs = db.rows(
-            f"SELECT ns.note, ns.episode {notes} JOIN note_sources ns ON ns.note = r.seq WHERE {own} AND r.kind = ? "
-            "AND (r.seq > ? OR ns.episode > ?) ORDER BY ns.note, ns.episode",
-            [*bound, FACT, self.last_note, self.upto],
+            f"SELECT ns.note, ns.episode {notes} CROSS JOIN note_sources ns ON ns.note = r.seq WHERE {own} AND r.kind = ? "
+            "AND r.seq > ? ORDER BY ns.note, ns.episode",
+            [*bound, FACT, self.last_note],
+        )
+        again = source.format("note_sources ns CROSS JOIN notes")
+        pairs += db.rows(
+            f"SELECT ns.note, ns.episode {again} WHERE ns.episode > ? AND r.seq = ns.note AND {own} AND r.kind = ? "
+            "AND r.seq <= ? ORDER BY ns.note, ns.episode",
+            [self.upto, *bound, FACT, self.last_note],
         )
         for owner, table, condition, these, last in (
             ("episode", episodes, where, values, self.last_episode),
             ("note", notes, f"{own} AND r.kind = '{FACT}'", bound, self.last_note),
         ):
             rows = db.rows(
-                f"SELECT c.id, c.{owner} {table} JOIN chunks c ON c.{owner} = r.seq WHERE {condition} AND r.seq > ?",
+                f"SELECT c.id, c.{owner} {table} CROSS JOIN chunks c ON c.{owner} = r.seq WHERE {condition} AND r.seq > ?",
                 [*these, last],
             )
             for column, part in zip(self.chunks[owner], zip(*rows, strict=True) if rows else (), strict=False):
@@ -209,9 +216,17 @@ class Records:
             ends[shown],
             num_passages_of,
             num_phrases,
-            _chunks_of(self.chunks["note"], facts),
-            _chunks_of(self.chunks["episode"], passages),
+            *self._chunks_of(facts, passages),
         )
+
+    def _chunks_of(self, facts: np.ndarray, passages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        ids, owners = [], []
+        for owner, rows, first in (("note", facts, 0), ("episode", passages, len(facts))):
+            chunks, places = self.chunks[owner][0].values, _places(rows, self.chunks[owner][1].values)
+            ids.append(chunks[places >= 0])
+            owners.append(places[places >= 0] + first)
+        order = np.argsort(np.concatenate(ids))
+        return np.concatenate(ids)[order], np.concatenate(owners)[order]
 
 
 def _places(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -219,13 +234,6 @@ def _places(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     places = np.searchsorted(rows, wanted)
     places[places == len(rows)] = 0
     return np.where(rows[places] == wanted, places, -1) if len(rows) else np.full(len(wanted), -1)
-
-
-def _chunks_of(chunks: tuple[Column, Column], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    ids, owners = chunks[0].values, _places(rows, chunks[1].values)
-    ids, owners = ids[owners >= 0], owners[owners >= 0]
-    order = np.argsort(ids)
-    return ids[order], owners[order]
 
 
 def _allowed(db: Database, filter_: Filter) -> np.ndarray:

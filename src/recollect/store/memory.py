@@ -272,13 +272,12 @@ class Memory:
         db = self.engine.db
         if db.read_only or time.monotonic() < self._rests_until or not derivation.is_behind(db, self.method, self.user):
             return
-        self._after(derivation.derive(self.engine, self.method, self.user))
+        report = self._after(derivation.derive(self.engine, self.method, self.user))
+        if report.stopped:
+            warnings.warn(f"kept, but not all derived by {self.method.name}: {report.stopped}", stacklevel=4)
 
     def _after(self, report: DeriveReport) -> DeriveReport:
-        self._rests_until = 0.0
-        if report.stopped:
-            self._rests_until = time.monotonic() + REST_S
-            warnings.warn(f"kept, but not all derived by {self.method.name}: {report.stopped}", stacklevel=4)
+        self._rests_until = time.monotonic() + REST_S if report.stopped else 0.0
         return report
 
     def note(

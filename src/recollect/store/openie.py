@@ -170,7 +170,9 @@ def _triple(subject: str, relation: str, object_: str, told: Episode | None = No
 
 
 def _once(triples: Sequence[Triple]) -> list[Triple]:
-    unique = {tuple(part.casefold() for part in (item.subject, item.relation, item.object)): item for item in triples}
+    unique: dict[tuple[str, str, str], Triple] = {}
+    for item in triples:
+        unique.setdefault((item.subject.casefold(), item.relation.casefold(), item.object.casefold()), item)
     return list(unique.values())
 
 

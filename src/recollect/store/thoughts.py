@@ -12,7 +12,9 @@ from recollect.store.records import Note, parse_time
 from recollect.store.settling import fact_of
 from recollect.store.tim_prompts import Thoughts
 
-_LASTS = re.compile(r"(?!(?:is|was|does)\b)\w+s\b")  # the relations of which the rules join the tails
+# Relations of which the rules join the tails, and the words that a tail may have.
+LASTING = frozenset({"likes", "dislikes", "plays", "speaks", "studies", "is allergic to", "is learning", "diet"})
+MAX_TAIL_WORDS = 4
 
 
 def facts_of(reply: Thoughts) -> list[Fact]:
@@ -47,6 +49,11 @@ def contradicted(group: Sequence[Note]) -> dict[str, Note]:
     return ended
 
 
+def _lasts(fact: Fact) -> bool:
+    plain = fact.text.rstrip(" .!").endswith(fact.value) and len(fact.value.split()) <= MAX_TAIL_WORDS
+    return plain and fact.relation in LASTING and not (fact.single or fact.ends or fact.at)
+
+
 def bundles_of(
     group: Sequence[Note], parts_of: Callable[[Sequence[Note]], list[Note]], max_joined: int
 ) -> list[list[Note]]:
@@ -57,8 +64,7 @@ def bundles_of(
     by_relation: dict[tuple[str, str], list[Note]] = {}
     for note in group:
         told = [fact for part in parts_of([note]) if (fact := fact_of(part))]
-        lasting = all(_LASTS.match(fact.relation) and not (fact.single or fact.ends or fact.at) for fact in told)
-        if told and lasting and len({fact.relation for fact in told}) == 1:
+        if told and all(_lasts(fact) for fact in told) and len({fact.relation for fact in told}) == 1:
             by_relation.setdefault((told[0].subject.casefold(), told[0].relation), []).append(note)
     bundles: list[list[Note]] = []
     for related in by_relation.values():

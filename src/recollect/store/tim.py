@@ -13,8 +13,8 @@ forgotten unless a later thought says so. A thought has a time, and a contradict
 is thought about by itself. Below `flat_below` thoughts every one is compared, which is then quicker and misses none. More
 than one bucket is looked into, which the paper's single bucket needs to find what it should.
 Without a language model thoughts are the facts that the built-in analyst reads, and the gist of each sentence in which it
-reads none; contradictions and repeats are found by rule; merging joins tails of lasting relations ("likes", not "went to"); after
-an answer the sentences that it was read from are kept under the question.
+reads none; contradictions and repeats are found by rule; merging joins short tails of lasting relations ("likes", not
+"went to"); after an answer the sentences that it was read from are kept under the question.
 Cost: 1 call of the language model a turn and an answer, 2 a group that grew; 2 bytes a dimension of a thought's vector. A
 recall is one scan of the vectors, or of the share in the buckets probed.
 

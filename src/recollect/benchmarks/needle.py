@@ -1,0 +1,253 @@
+"""How far a policy carries a model: accuracy of recall against the length of the input, at equal attended tokens.
+
+Every policy of `recollect.context` is made by its `with_budget`, so that no token attends to more than `budget` keys; the
+plain model, which attends to all, stands beside them. Answers are decoded greedily, each prompt with a memory of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from importlib import import_module
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from recollect.benchmarks.haystack import TASKS, Haystacks, Prompt, mqar
+from recollect.benchmarks.provenance import provenance
+from recollect.catalogue import SYSTEMS, system
+from recollect.errors import InvalidInput, Unavailable
+
+if TYPE_CHECKING:
+    from recollect.context.policy import ContextMemory
+
+PLAIN = "plain"  # the model without a policy
+ALL_TASKS = (*TASKS, "mqar")
+ANSWER_TOKENS = 12
+Progress = Callable[[str, int, int], None]  # what is measured, done, of
+
+
+def policies() -> list[str]:
+    """The keys of the policies in the catalogue that have a budget."""
+    return [entry.key for entry in SYSTEMS if entry.home == "context"]
+
+
+def make_policy(key: str, budget: int) -> ContextMemory | None:
+    """The policy with this key and budget; None for the plain model."""
+    if key == PLAIN:
+        return None
+    module, name = system(key).target.split(":")
+    return getattr(import_module(module), name).with_budget(budget)
+
+
+def run(
+    model: Any,
+    haystacks: Haystacks,
+    policies: Sequence[str],
+    lengths: Sequence[int],
+    tasks: Sequence[str] = ("passkey",),
+    num_samples: int = 10,
+    budget: int | None = None,
+    seed: int = 0,
+    progress: Progress = lambda what, done, total: None,
+) -> dict[str, Any]:
+    """Measure every policy on every task and length; one plain JSON object.
+
+    `budget` is in attended tokens (None: half of the length that the model was trained to). All policies are asked the
+    same `num_samples` prompts, with what is asked for spread evenly from the first token to the last.
+    """
+    began = time.perf_counter()
+    trained = int(model.config.max_position_embeddings)
+    budget = trained // 2 if budget is None else budget
+    if budget < 16:
+        raise InvalidInput(f"budget: {budget} tokens are too few to hold a window and a memory; use 16 or more.")
+    keys = list(dict.fromkeys([PLAIN, *policies]))
+    rows, done, total = [], 0, len(tasks) * len(lengths) * len(keys) * num_samples
+    for task in tasks:
+        for length in lengths:
+            rng = Random(f"{seed} {task} {length}")
+            asked = [
+                _question(model, haystacks, task, length, rng, number, num_samples) for number in range(num_samples)
+            ]
+            for key in keys:
+                policy, scores, stats, start = make_policy(key, budget), [], {}, time.perf_counter()
+                for question in asked:
+                    progress(f"{task}, {length} tokens, {key}", done, total)
+                    score, stats = answer(model, haystacks, policy, question)
+                    scores.append(score)
+                    done += 1
+                rows.append(
+                    {
+                        "task": task,
+                        "length": length,
+                        "policy": key,
+                        "accuracy": sum(scores) / num_samples,
+                        "interval": _wilson(sum(scores), num_samples),
+                        "attended_tokens": stats.get("attended_tokens", length),
+                        "device_bytes": stats.get("device_bytes"),
+                        "host_bytes": stats.get("host_bytes"),
+                        "seconds": round((time.perf_counter() - start) / num_samples, 3),
+                    }
+                )
+    return {
+        "benchmark": "needle",
+        "model": {
+            "type": model.config.model_type,
+            "parameters": sum(weight.numel() for weight in model.parameters()),
+            "trained_tokens": trained,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": model.device.type,
+        },
+        "budget_tokens": budget,
+        "num_samples": num_samples,
+        "seed": seed,
+        "rows": rows,
+        "total_seconds": round(time.perf_counter() - began, 1),
+        **provenance(),
+    }
+
+
+def answer(
+    model: Any, haystacks: Haystacks, policy: ContextMemory | None, question: Any
+) -> tuple[float, dict[str, Any]]:
+    """(share of right answers, statistics of the memory) of one question under a policy, or of the plain model."""
+    import torch
+
+    with torch.no_grad(), nullcontext() if policy is None else policy.attach(model) as memory:
+        if isinstance(question, Prompt):
+            ids = torch.tensor([question.tokens], device=model.device)
+            options = {
+                "max_new_tokens": ANSWER_TOKENS,
+                "do_sample": False,
+                "pad_token_id": model.config.pad_token_id or 0,
+            }
+            output = model.generate(ids, attention_mask=torch.ones_like(ids), max_length=None, **options)
+            score = float(question.correct(haystacks.tokenizer.decode(output[0, ids.shape[1] :].tolist())))
+        else:
+            score = _mqar_score(model, *question)
+        return score, {} if memory is None else memory.stats()
+
+
+def _question(model: Any, haystacks: Haystacks, task: str, length: int, rng: Random, number: int, count: int) -> Any:
+    """A prompt, or tokens, labels and vocabulary of MQAR with one pair for 16 tokens (64 at most) and even gaps."""
+    if task != "mqar":
+        return haystacks.prompt(task, length, rng, depth=(number + 0.5) / count)
+    vocabulary = min(model.config.vocab_size - 4, 4096)
+    pairs = min(length // 16, 64, vocabulary // 2 - 1)
+    tokens, labels = mqar(
+        1, length, pairs, vocabulary, rng.randrange(1 << 30), power=1.0, first=3, fill=vocabulary > 1000
+    )
+    return tokens, labels, 3 + vocabulary // 2, 3 + vocabulary
+
+
+def _mqar_score(model: Any, tokens: Any, labels: Any, low: int, high: int) -> float:
+    """Share of the labelled positions at which the likeliest of all values (tokens low to high - 1) is the right one."""
+    import torch
+
+    right, cache, piece = 0, None, 512
+    for start in range(0, tokens.shape[1], piece):
+        ids = torch.from_numpy(tokens[:, start : start + piece]).to(model.device)
+        output = model(input_ids=ids, past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        expected = torch.from_numpy(labels[:, start : start + piece]).to(model.device)
+        guess = output.logits[..., low:high].argmax(-1) + low
+        right += int((guess == expected).sum())
+    return right / int((labels >= 0).sum())
+
+
+def _wilson(successes: float, count: int) -> list[float]:
+    """The 95% Wilson interval of a share."""
+    z, share = 1.96, successes / count
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
+    return [round(max(0.0, middle - half), 4), round(min(1.0, middle + half), 4)]
+
+
+def show(result: dict[str, Any], console: Any) -> None:
+    """Print a table for each task: policies down, lengths across."""
+    from rich.table import Table
+
+    model, lengths = result["model"], list(dict.fromkeys(row["length"] for row in result["rows"]))
+    for task in dict.fromkeys(row["task"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["task"] == task]
+        table = Table(task, *(f"{length:,}" for length in lengths), "attended", "device MB", "host MB", "s each")
+        for key in dict.fromkeys(row["policy"] for row in rows):
+            own = [row for row in rows if row["policy"] == key]
+            longest = own[-1]
+            sizes = [
+                f"{longest[name] / 1e6:.1f}" if longest[name] is not None else ""
+                for name in ("device_bytes", "host_bytes")
+            ]
+            accuracies = [f"{row['accuracy']:.2f}" for row in own]
+            table.add_row(key, *accuracies, f"{longest['attended_tokens']:,}", *sizes, f"{longest['seconds']:.1f}")
+        console.print(table)
+    console.print(
+        f"Share of {result['num_samples']} questions answered, by tokens of input; a {model['type']} of {model['parameters']:,} "
+        f"parameters trained to {model['trained_tokens']:,} tokens. No token attends to more than {result['budget_tokens']:,} keys, "
+        f"but in the plain model. Right of the lengths: of the longest. {result['total_seconds']:.0f} s."
+    )
+
+
+def plot(result: dict[str, Any], folder: Path) -> Path:
+    """Draw accuracy against length as `needle.svg` in `folder`. Raises Unavailable without matplotlib."""
+    try:
+        import matplotlib
+
+        matplotlib.use("svg")
+        from matplotlib import pyplot
+    except ImportError:
+        raise Unavailable('plots: matplotlib is not installed; `pip install "recollect[bench]"` brings it.') from None
+    matplotlib.rcParams["svg.hashsalt"] = "recollect"
+    tasks = list(dict.fromkeys(row["task"] for row in result["rows"]))
+    figure, panels = pyplot.subplots(1, len(tasks), figsize=(1.5 + 4 * len(tasks), 3.8), sharey=True, squeeze=False)
+    for task, axes in zip(tasks, panels[0], strict=True):
+        for key in dict.fromkeys(row["policy"] for row in result["rows"]):
+            points = [
+                (row["length"], row["accuracy"])
+                for row in result["rows"]
+                if (row["task"], row["policy"]) == (task, key)
+            ]
+            style = {"color": "black", "linestyle": "--"} if key == PLAIN else {}
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=key, **style)
+        axes.axvline(result["model"]["trained_tokens"], color="grey", linewidth=0.8)
+        axes.set_xscale("log", base=2)
+        axes.set(xlabel="tokens of input", title=task, ylim=(-0.03, 1.03))
+        axes.grid(True, alpha=0.3)
+    panels[0][0].set_ylabel("share of questions answered")
+    panels[0][-1].legend(fontsize=8)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "needle.svg"
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+    return path
+
+
+def testbed_of(data: Path | None, device: str, progress: Callable[[str], None]) -> tuple[Any, Any]:
+    """(model, tokenizer) to measure on: the checkpoint in `data`, or in its folder testbed-28m; else the own testbed."""
+    from recollect.benchmarks.testbed import load, load_or_train
+
+    for folder in () if data is None else (data, data / "testbed-28m", data / "models" / "testbed-28m"):
+        if (folder / "config.json").is_file():
+            progress("loading the checkpoint")
+            return load(folder, device)
+    return load_or_train(
+        device=device, progress=lambda step, total, what: progress(f"training the testbed, {step} of {total}: {what}")
+    )
+
+
+def losses(model: Any, policy: ContextMemory | None, tokens: Sequence[int], piece: int = 256) -> list[float]:
+    """-log P of each token but the first, in nats, read piece by piece under a policy, or by the plain model."""
+    import torch
+
+    ids, cache, last, found = torch.tensor([list(tokens)], device=model.device), None, None, []
+    with torch.no_grad(), nullcontext() if policy is None else policy.attach(model):
+        for start in range(0, ids.shape[1], piece):
+            chunk = ids[:, start : start + piece]
+            output = model(input_ids=chunk, past_key_values=cache, use_cache=True)
+            cache, scores = output.past_key_values, output.logits[0].float().log_softmax(-1)
+            before = scores[:-1] if last is None else torch.cat([last, scores[:-1]])
+            found.append(-before.gather(1, chunk[0, chunk.shape[1] - len(before) :, None])[:, 0])
+            last = scores[-1:]
+    return torch.cat(found).tolist()

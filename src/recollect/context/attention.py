@@ -1,0 +1,155 @@
+"""One softmax over several parts of a memory, each of which may see the queries at a different angle.
+
+A recent key and a far one are seldom placed alike: the recent one stands at its true distance, the far one at a capped or
+constant distance. Each such group of keys is a `Part` with queries turned for it; `attend` joins them under one softmax.
+`attend_fused` does the same in one call of PyTorch's fused attention: the heads of the parts are laid side by side
+(queries [q1 q2], keys [k1 0] and [0 k2]), so that each key meets only the queries that were turned for it.
+
+`sink_window` is the attention of all that keep the first and the last tokens.
+
+Shapes: B batch, H query heads, G key-value heads, T new tokens, S keys of a part, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import dropout, pad, scaled_dot_product_attention
+
+if TYPE_CHECKING:
+    from recollect.context.cache import Layer
+
+
+@dataclass
+class Part:
+    """Keys that stand in one frame of positions, and the queries turned for that frame.
+
+    queries [B, H, T, D] and keys [B, G, S, D] are rotated; values [B, G, S, D]; mask [.., T, S], broadcast to
+    [B, H, T, S], is True where a query may look (None: everywhere).
+    """
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    mask: Tensor | None = None
+
+
+def logits(part: Part, scaling: float, softcap: float | None = None) -> Tensor:
+    """Scores before the softmax, [B, H, T, S] in float32; what the mask hides is the least number."""
+    B, H, T, D = part.queries.shape
+    G = part.keys.shape[1]
+    grouped = part.queries.reshape(B, G, H // G * T, D)
+    scores = (grouped @ part.keys.transpose(-1, -2)).view(B, H, T, -1) * scaling
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores.float()
+    return scores if part.mask is None else scores.masked_fill(~part.mask, torch.finfo(scores.dtype).min)
+
+
+def joint_softmax(
+    scores: Sequence[Tensor], values: Sequence[Tensor], dropout_p: float = 0.0
+) -> tuple[Tensor, list[Tensor]]:
+    """(output [B, H, T, D], weights of each part [B, H, T, S] in float32) of scores [B, H, T, S], values [B, G, S, D]."""
+    weights = torch.softmax(torch.cat(list(scores), dim=-1), dim=-1)
+    B, H, T, _ = weights.shape
+    value = torch.cat(list(values), dim=2)
+    grouped = dropout(weights, dropout_p).to(value.dtype).reshape(B, value.shape[1], -1, value.shape[2])
+    output = (grouped @ value).view(B, H, T, -1)
+    return output, list(weights.split([part.shape[-1] for part in scores], dim=-1))
+
+
+def attend(parts: Sequence[Part], layer: Layer) -> tuple[Tensor, list[Tensor]]:
+    """The readable form: (output [B, H, T, D], weights of each part [B, H, T, S] in float32)."""
+    layer.count(parts)
+    scores = [logits(part, layer.scaling, layer.softcap) for part in parts]
+    return joint_softmax(scores, [part.values for part in parts], layer.dropout)
+
+
+def attend_fused(parts: Sequence[Part], layer: Layer) -> Tensor:
+    """The output of `attend` [B, H, T, D] in one fused call; soft-capped scores take the readable form."""
+    if layer.softcap is not None:
+        return attend(parts, layer)[0]
+    layer.count(parts)
+    D, sizes = parts[0].keys.shape[-1], [part.keys.shape[2] for part in parts]
+    queries = torch.cat([part.queries for part in parts], dim=-1)
+    keys = torch.cat(
+        [pad(part.keys, (number * D, (len(parts) - 1 - number) * D)) for number, part in enumerate(parts)], dim=2
+    )
+    mask = None
+    if any(part.mask is not None for part in parts):
+        T, device = queries.shape[2], queries.device
+        masks = [
+            torch.ones(T, size, dtype=torch.bool, device=device) if part.mask is None else part.mask
+            for part, size in zip(parts, sizes, strict=True)
+        ]
+        shape = torch.broadcast_shapes(*(each.shape[:-1] for each in masks))
+        mask = torch.cat([each.expand(*shape, size) for each, size in zip(masks, sizes, strict=True)], dim=-1)
+    return scaled_dot_product_attention(
+        queries,
+        keys,
+        torch.cat([part.values for part in parts], dim=2),
+        attn_mask=mask,
+        dropout_p=layer.dropout,
+        scale=layer.scaling,
+        enable_gqa=queries.shape[1] != keys.shape[1],
+    )
+
+
+def band(num_queries: int, num_keys: int, window: int | None, device: torch.device) -> Tensor:
+    """Mask [T, S] of queries that are the last of the S keys: causal, and at a distance below `window`."""
+    row = torch.arange(num_keys - num_queries, num_keys, device=device)[:, None]
+    distance = row - torch.arange(num_keys, device=device)
+    return distance >= 0 if window is None else (distance >= 0) & (distance < window)
+
+
+def tail(x: Tensor, length: int) -> Tensor:
+    """The last `length` tokens of `x` [B, G, S, D], in memory of their own when some are dropped."""
+    return x if x.shape[2] <= length else x[:, :, x.shape[2] - length :].clone()
+
+
+def sink_window(
+    layer: Layer,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    window: int,
+    num_sinks: int = 0,
+    place_sinks: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, int]] | None = None,
+) -> Tensor:
+    """Attention to the last `window` tokens, each at its true distance, and to the first `num_sinks` of the stream.
+
+    `place_sinks(queries [T], sinks [S])` is given positions in the stream and returns those at which the queries and
+    the sinks that left the window are to stand, and a bound above them. Keeps `window_keys`, `window_values`,
+    `sink_keys`, `sink_values` in the layer's state; what a query sees does not depend on how the input is cut into
+    chunks. Queries [B, H, T, D], keys and values [B, G, T, D], all unrotated; returns [B, H, T, D].
+    """
+    state, T, seen, device = layer.state, keys.shape[2], layer.num_read, keys.device
+    if num_sinks and seen < num_sinks:
+        for name, new in (("sink_keys", keys), ("sink_values", values)):
+            first = new[:, :, : num_sinks - seen].clone()
+            state[name] = torch.cat([state[name], first], dim=2) if name in state else first
+    if "window_keys" in state:
+        keys = torch.cat([state["window_keys"], keys], dim=2)
+        values = torch.cat([state["window_values"], values], dim=2)
+    S = keys.shape[2]
+    places = torch.arange(S, device=device)
+    turned = layer.rotate(queries, places[S - T :], S)
+    parts = [Part(turned, layer.rotate(keys, places, S), values, band(T, S, window, device))]
+    if place_sinks is not None and num_sinks and seen + T > window:
+        stream = torch.arange(seen, seen + T, device=device)
+        sinks = torch.arange(state["sink_keys"].shape[2], device=device)
+        at_query, at_sink, length = place_sinks(stream, sinks)
+        parts.append(
+            Part(
+                layer.rotate(queries, at_query, length),
+                layer.rotate(state["sink_keys"], at_sink, length),
+                state["sink_values"],
+                stream[:, None] - sinks >= window,
+            )
+        )
+    state["window_keys"], state["window_values"] = tail(keys, window), tail(values, window)
+    return attend_fused(parts, layer)

@@ -1,0 +1,190 @@
+"""EM-LLM: the stream is kept as events that begin where the model is surprised, and recall brings their neighbours along.
+
+Remembers everything, as InfLLM does, but in events of varying length. A token whose surprise exceeds the mean of the
+recent ones by `gamma` deviations opens an event; cuts may then move to where the keys are best told apart. Each chunk
+fetches, once a layer, the events whose representatives match its queries, and the events next to them in time, which stay
+in a queue for a while: recalling an episode makes it likelier to recall what followed.
+
+Paper: Human-like Episodic Memory for Infinite Context LLMs, arXiv:2407.09450 (2024), section 3.
+Differs: the surprising token opens the event (the authors' code cuts one token before it), a cut may stay where it is when
+refined, and likeness is a cosine, so that modularity is defined. Generated tokens are cut by surprise too. Fetched events
+are copied from host memory at each look-up; there is no cache of them on the device and no disk tier.
+Cost: as InfLLM, with one vector an event; the logits of every token that is read.
+
+Shapes: one row; H query heads, G key-value heads, T new tokens, N events, S stored tokens, D head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from recollect.context.cache import Layer, State, Unit, append
+from recollect.context.events import Metric, adjacency, pieces, refine, surprising
+from recollect.context.far import Far, far_queries, keep_first, leave, near_and_far, representative
+from recollect.context.policy import ContextMemory
+from recollect.context.surprise import surprise
+from recollect.errors import InvalidInput
+
+
+@dataclass
+class EMLLM(ContextMemory):
+    """Events with similarity and contiguity (the paper's settings for Mistral 7B; SM+C in its tables)."""
+
+    per_row: ClassVar[bool] = True
+    needs_logits: ClassVar[bool] = True
+
+    num_first_tokens: int = 128
+    window_tokens: int = 4096
+    memory_tokens: int = 2048  # fetched a chunk, neighbours included
+    contiguity: float = 0.3  # share of memory_tokens for neighbours in time
+    gamma: float = 1.0  # deviations above the mean; math.inf cuts at max_event_tokens only
+    min_event_tokens: int = 8
+    max_event_tokens: int = 128
+    num_representatives: int = 4
+    refinement: Metric | None = "modularity"
+    refine_from_layer: int = 0  # layers whose keys say what is alike; the paper: 20 of 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(num_first_tokens=0, window_tokens=1, memory_tokens=0, contiguity=0.0, min_event_tokens=1)
+        self.check(max_event_tokens=self.min_event_tokens, num_representatives=1)
+        if self.refinement not in ("modularity", "conductance", None):
+            raise InvalidInput(
+                f"refinement: {self.refinement!r:.20} is not known; use modularity, conductance or None."
+            )
+        if self.chunk_tokens > self.window_tokens:
+            raise InvalidInput(
+                f"chunk_tokens: {self.chunk_tokens} is above window_tokens; use {self.window_tokens} or fewer."
+            )
+
+    @classmethod
+    def with_budget(cls, attended_tokens: int) -> Self:
+        """Half window; first tokens, what waits to be packed, and fetched events share the rest."""
+        window, first = max(1, attended_tokens // 2), attended_tokens // 16
+        chunk, longest = max(1, attended_tokens // 16), min(128, max(2, attended_tokens // 16))
+        return cls(
+            chunk_tokens=chunk,
+            num_first_tokens=first,
+            window_tokens=window,
+            memory_tokens=max(0, attended_tokens - window - first - chunk - 2 * longest),
+            min_event_tokens=max(1, longest // 4),
+            max_event_tokens=longest,
+        )
+
+    def attend(self, layer: Layer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Attend to near tokens and to recalled events; events are formed when the chunk is through all layers."""
+        events = self._recall(layer, queries)
+        return near_and_far(layer, queries, keys, values, self.window_tokens, lambda: self._fetch(layer, events))[0]
+
+    def _recall(self, layer: Layer, queries: Tensor) -> list[int]:
+        """The events to fetch: the most similar ones, and their neighbours from the queue."""
+        state = layer.state
+        if "representatives" not in state or not self.memory_tokens:
+            return []
+        mean = far_queries(layer, queries, self.window_tokens).mean(dim=2).flatten()  # [H * D]
+        ranked = (state["representatives"].tensor[0] @ mean).argsort(descending=True).tolist()
+        lengths = state["host_events"].tensor[0].tolist()
+        room = round(self.memory_tokens * self.contiguity)
+        similar = fill(ranked, lengths, self.memory_tokens - room)
+        beside = [place for event in similar for place in (event + 1, event - 1) if 0 <= place < len(lengths)]
+        queue = state["host_queue"][0].tolist() if "host_queue" in state else []
+        fresh = [event for event in dict.fromkeys([*beside, *queue]) if event not in similar]
+        kept: list[int] = []
+        for event in fresh:
+            if lengths[event] > room:
+                break
+            room -= lengths[event]
+            kept.append(event)
+        state["host_queue"] = torch.tensor([kept], dtype=torch.long)
+        layer.counts["events_recalled"] = layer.counts.get("events_recalled", 0) + len(similar) + len(kept)
+        return [*similar, *kept]
+
+    def _fetch(self, layer: Layer, events: list[int]) -> Far | None:
+        """Keys and values [1, G, F, D] of these events."""
+        if not events:
+            return None
+        lengths, stored = layer.state["host_events"].tensor[0], layer.state["host_tokens"].tensor  # [1, S, 2, G, D]
+        ends = lengths.cumsum(0)
+        places = torch.cat(
+            [torch.arange(int(ends[event] - lengths[event]), int(ends[event])) for event in sorted(events)]
+        )
+        device = layer.state["keys"].device
+        keys, values = stored[:, places].to(device).permute(2, 0, 3, 1, 4)
+        return keys, values, None
+
+    def after_chunk(self, unit: Unit, input_ids: Tensor, logits: Tensor) -> None:
+        """Cut the chunk, then pack the events that have left the window, in every layer alike."""
+        shared = unit.shared
+        new = surprise(shared, input_ids, logits.detach())[0].cpu()
+        known = shared["host_surprise"][0] if "host_surprise" in shared else new[:0]
+        opens = shared["host_opens"][0] if "host_opens" in shared else torch.zeros(0, dtype=torch.bool)
+        before = known[-self.window_tokens :] if len(known) else new
+        cuts = surprising(new, before, self.gamma)
+        full = [state for state in unit.layers if "keys" in state]  # layers with a window of their own keep no events
+        if self.refinement is not None and cuts.any():
+            cuts = self._refined(full, opens, cuts)
+        known, opens = torch.cat([known, new]), torch.cat([opens, cuts])
+        known, opens = self._pack(full, known, opens)
+        shared["host_surprise"], shared["host_opens"] = known[None], opens[None]
+
+    def _refined(self, full: list[State], opens: Tensor, cuts: Tensor) -> Tensor:
+        """The chunk's cuts [T], moved; the last event before the chunk takes part, its opening stays."""
+        T = len(cuts)
+        last = opens.nonzero().flatten()[-1:].tolist()
+        extra = min(len(opens) - last[0] if last else 0, self.max_event_tokens)
+        keys = torch.stack(
+            [state["keys"][0, :, -(T + extra) :] for state in full[self.refine_from_layer :] or full[-1:]]
+        )
+        places = [int(place) + extra for place in cuts.nonzero().flatten()]
+        moved = [
+            place - extra
+            for place in refine(places, adjacency(keys).cpu(), self.refinement or "modularity", self.min_event_tokens)
+        ]
+        found = torch.zeros(T, dtype=torch.bool)
+        found[[place for place in moved if 0 <= place < T]] = True
+        return found
+
+    def _pack(self, full: list[State], known: Tensor, opens: Tensor) -> tuple[Tensor, Tensor]:
+        """Move tokens beyond the window into the first tokens, then event by event to host memory."""
+        before = known.shape[0]
+        for state in full:
+            keep_first(state, self.num_first_tokens, self.window_tokens)
+        left = before - full[0]["keys"].shape[2]
+        known, opens = known[left:], opens[left:]
+        lengths = pieces(
+            opens.nonzero().flatten().tolist(),
+            len(known) - self.window_tokens,
+            self.min_event_tokens,
+            self.max_event_tokens,
+        )
+        for length in lengths:
+            for state in full:
+                keys, values, mass = leave(state, length)
+                append(state, "host_tokens", torch.stack([keys, values], dim=1).permute(0, 3, 1, 2, 4).detach().cpu())
+                append(state, "host_events", torch.tensor([[length]]))
+                append(state, "representatives", representative(keys.detach(), mass, self.num_representatives)[:, None])
+        packed = sum(lengths)
+        return known[packed:], opens[packed:]
+
+    def report(self, unit: Unit) -> dict[str, Any]:
+        """Events in host memory, in each layer alike."""
+        stores = [state["host_events"].tensor for state in unit.layers if "host_events" in state]
+        return {"events": stores[0].shape[1] if stores else 0}
+
+
+def fill(ranked: list[int], lengths: list[int], budget: int) -> list[int]:
+    """Events in their order until `budget` tokens are reached; the last only if that ends nearer to the budget."""
+    chosen: list[int] = []
+    total = 0
+    for event in ranked:
+        if total >= budget:
+            break
+        if total + lengths[event] - budget > budget - total:
+            break
+        chosen.append(event)
+        total += lengths[event]
+    return chosen

@@ -1,0 +1,99 @@
+"""Recent tokens at their true distances and far ones all at one distance: the attention of block memories.
+
+Keys are kept unrotated. The recent tokens stand at positions counted from the left edge of what is still recent; every
+far key stands at 0 and every query that looks far at one constant distance, so that the order of far keys has no meaning
+and no angle is larger than the window. A token is near for a query within `window` of it and far beyond that, never both.
+
+The layer's state holds `keys`, `values` [B, G, R, D] of the recent tokens, `mass` [B, H, R], the attention that each got
+from the queries in whose window it was, in float32, and `first_keys`, `first_values`, the first tokens of the stream.
+
+Shapes: B rows, H query heads, G key-value heads, T new tokens, R recent tokens, F far tokens, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from recollect.context.attention import Part, attend, band
+from recollect.context.cache import Layer, State
+
+Far = tuple[Tensor, Tensor, Tensor | None]  # keys [B, G, F, D], values [B, G, F, D], mask [B, 1, 1, F] or None
+
+
+def near_and_far(
+    layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, window: int, fetch: Callable[[], Far | None]
+) -> tuple[Tensor, Tensor | None]:
+    """(output [B, H, T, D], weights of the fetched tokens [B, H, T, F] or None) of a chunk.
+
+    `fetch` hands over what was retrieved; it is called when the near part has been launched, so that a copy that is under
+    way on a GPU may overlap with it. The first tokens and those that left the window, not yet packed away, are far too.
+    """
+    state, T = layer.state, queries.shape[2]
+    known = state["keys"].shape[2] if "keys" in state else 0
+    if known:
+        keys = torch.cat([state["keys"], keys], dim=2)
+        values = torch.cat([state["values"], values], dim=2)
+    R, device = keys.shape[2], keys.device
+    places = torch.arange(R, device=device)
+    near = Part(
+        layer.rotate(queries, places[R - T :], R), layer.rotate(keys, places, R), values, band(T, R, window, device)
+    )
+    parts = [near]
+    turned = far_queries(layer, queries, window)
+
+    def add(far_keys: Tensor, far_values: Tensor, mask: Tensor | None) -> None:
+        origin = places.new_zeros(far_keys.shape[2])
+        parts.append(Part(turned, layer.rotate(far_keys, origin, window), far_values, mask))
+
+    if R - window > 0:  # recent, but beyond the window of some query of the chunk
+        left = slice(0, R - window)
+        add(keys[:, :, left], values[:, :, left], places[R - T :, None] - places[left] >= window)
+    if "first_keys" in state:
+        add(state["first_keys"], state["first_values"], None)
+    fetched = fetch()
+    if fetched is not None:
+        add(*fetched)
+    output, weights = attend(parts, layer)
+    mass = weights[0].detach().sum(dim=2)
+    if known:
+        mass[..., :known] += state["mass"]
+    state["keys"], state["values"], state["mass"] = keys, values, mass
+    return output, weights[-1] if fetched is not None else None
+
+
+def far_queries(layer: Layer, queries: Tensor, window: int) -> Tensor:
+    """Queries [B, H, T, D] turned to the one distance at which far keys stand: the far end of the window."""
+    at = torch.full((queries.shape[2],), window - 1, device=queries.device)
+    return layer.rotate(queries, at, window)
+
+
+def leave(state: State, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Take the oldest `length` recent tokens out of the state: keys, values [B, G, length, D], mass [B, H, length]."""
+    left = state["keys"][:, :, :length], state["values"][:, :, :length], state["mass"][..., :length]
+    state["keys"] = state["keys"][:, :, length:].clone()
+    state["values"] = state["values"][:, :, length:].clone()
+    state["mass"] = state["mass"][..., length:].clone()
+    return left
+
+
+def keep_first(state: State, num_first: int, window: int) -> None:
+    """Let the first `num_first` tokens of the stream become far for good, as soon as they have left the window."""
+    missing = num_first - (state["first_keys"].shape[2] if "first_keys" in state else 0)
+    ready = min(missing, state["keys"].shape[2] - window)
+    if ready > 0:
+        keys, values, _ = leave(state, ready)
+        for name, new in (("first_keys", keys), ("first_values", values)):
+            state[name] = torch.cat([state[name], new], dim=2) if name in state else new.clone()
+
+
+def representative(keys: Tensor, mass: Tensor, num: int) -> Tensor:
+    """What stands for a block at look-up, [B, H * D]: for each head the mean of the `num` keys with the greatest mass.
+
+    keys [B, G, S, D] unrotated, mass [B, H, S]; blocks shorter than `num` are averaged whole.
+    """
+    B, H, S = mass.shape
+    best = mass.topk(min(num, S), dim=-1).indices[..., None].expand(-1, -1, -1, keys.shape[-1])
+    return keys.repeat_interleave(H // keys.shape[1], dim=1).gather(2, best).mean(dim=2).reshape(B, -1)

@@ -1,0 +1,87 @@
+"""What a context policy is: a dataclass of settings that decides which keys a model attends to, and where they stand.
+
+    with StreamingLLM(window_tokens=1020).attach(model) as memory:
+        model.generate(**inputs)                   # any way of generating; each call has a memory of its own
+        memory.read(ids)                           # or one kept memory: read, generate, read on
+        memory.generate(ids, max_new_tokens=50)
+        memory.save("memory.safetensors")
+
+A policy implements `attend`. It is only settings: one policy may be attached to several models, and what is kept lives in
+what `attach` returns.
+
+Shapes: B rows, H query heads, G key-value heads, T new tokens, D head size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from recollect.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from recollect.context.attach import Attached
+    from recollect.context.cache import Layer, Unit
+
+
+@dataclass
+class ContextMemory:
+    """Base of all policies."""
+
+    per_row: ClassVar[bool] = False  # each row of a batch is a unit of its own, because rows differ in what is kept
+    needs_logits: ClassVar[bool] = False  # `after_chunk` is given the logits of every token
+
+    chunk_tokens: int = 512  # a longer input is read in chunks of this many tokens, so that memory stays bounded
+
+    def __post_init__(self) -> None:
+        self.check(chunk_tokens=1)
+
+    def check(self, **least: float) -> None:
+        """Raise InvalidInput for a setting below the least value that is named here."""
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise InvalidInput(f"{name}: {getattr(self, name)} is too small; use {value} or more.")
+
+    @classmethod
+    def with_budget(cls, attended_tokens: int) -> Self:
+        """The policy with which a token attends to at most `attended_tokens` keys (or few enough more to say so)."""
+        raise NotImplementedError
+
+    @contextmanager
+    def attach(self, model: Any) -> Iterator[Attached]:
+        """Let this policy do the attention of `model`, a RoPE decoder of transformers, until the block ends.
+
+        Yields the memory. On leaving, also by an exception, the model is as it was. Raises InvalidInput for a model
+        whose attention cannot be taken over, and Conflict for one to which a policy is attached already.
+        """
+        from recollect.context.attach import Attached
+
+        attached = Attached(self, model)
+        try:
+            yield attached
+        finally:
+            attached.detach()
+
+    def attend(self, layer: Layer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Attention of a chunk [B, H, T, D] over what is kept and over itself; updates `layer.state`.
+
+        Queries [B, H, T, D], keys and values [B, G, T, D] are unrotated. Rows hold no padding.
+        """
+        raise NotImplementedError
+
+    def begin_turn(self, unit: Unit) -> None:
+        """Called before an input of more than one token is read."""
+
+    def before_chunk(self, unit: Unit, num_tokens: int) -> None:
+        """Called before a chunk of `num_tokens` passes through the layers."""
+
+    def after_chunk(self, unit: Unit, input_ids: Tensor, logits: Tensor) -> None:
+        """Called after a chunk with its tokens [B, T] and logits [B, T, V], for a policy that `needs_logits`."""
+
+    def report(self, unit: Unit) -> dict[str, Any]:
+        """What `stats` shall say beside sizes, as numbers that are summed over units."""
+        return {}

@@ -1,0 +1,95 @@
+"""Rotary positions, applied when attention is computed, so that a policy may place a cached key wherever it likes.
+
+While a policy is attached, the model's own `rotary_emb` is replaced by `Unrotated`, whose cosines are 1 and whose sines
+are 0: the model hands out queries and keys as they were before rotation. `Rotary` turns them later, with a copy of the
+original module and with the family's own `apply_rotary_pos_emb`, so that scaling (linear, dynamic, YaRN, Llama 3,
+LongRoPE), partial rotation and the layout of the pairs are the model's.
+
+Shapes: B batch, H heads, S tokens, D head size, R rotated part of the head.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Rotate = Callable[[Tensor, Tensor, int], Tensor]
+
+
+class Unrotated(nn.Module):
+    """Stands for a model's `rotary_emb`: cosines of 1 and sines of 0, [1, S, R]."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: Tensor, position_ids: Tensor | None = None, layer_type: str | None = None):
+        """(cosines, sines) that leave queries and keys as they are."""
+        shape = (1, x.shape[1], self.width)
+        return x.new_ones(shape), x.new_zeros(shape)
+
+
+class Rotary:
+    """Turns queries and keys to positions. One for a model; `of(layer_type)` gives the function for a kind of layer."""
+
+    def __init__(self, module: nn.Module, apply: Callable[..., tuple[Tensor, Tensor]]):
+        self.module = copy.deepcopy(module)
+        self.apply = apply
+        self._tables: dict[Any, tuple[int, Tensor, Tensor]] = {}
+
+    def of(self, layer_type: str | None) -> Rotate:
+        """The function `rotate(x, positions, length)` for layers of this type (None: the model knows only one)."""
+        return partial(self.rotate, layer_type=layer_type)
+
+    def width(self, layer_type: str | None = None) -> int:
+        """R: how much of the head is turned."""
+        return self._compute(torch.zeros(1), 1, layer_type)[0].shape[-1]
+
+    def rotate(self, x: Tensor, positions: Tensor, length: int, layer_type: str | None = None) -> Tensor:
+        """`x` [B, H, S, D] turned to `positions` [S], each from 0 to `length` - 1.
+
+        Scalings that depend on the length of the input (dynamic, LongRoPE) see `length`, so queries and keys that meet
+        must be given the same one.
+        """
+        cos, sin = self._table(x, length, layer_type)
+        cos, sin = cos[positions][None], sin[positions][None]  # [1, S, R]
+        width = cos.shape[-1]
+        turned, _ = self.apply(x[..., :width], x[:, :0, :, :width], cos, sin)
+        return turned if width == x.shape[-1] else torch.cat([turned, x[..., width:]], dim=-1)
+
+    def _table(self, x: Tensor, length: int, layer_type: str | None) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [at least `length`, R] in the type of `x`, kept for the layers and calls that follow."""
+        trained = self._trained_length(layer_type)
+        if trained is None:
+            rows = 1 << max(length - 1, 63).bit_length()  # grown by doubling
+        else:
+            rows = max(length, trained)
+        key = (layer_type, x.dtype, x.device)
+        known = self._tables.get(key)
+        if known is None or (known[0] < rows if trained is None else known[0] != rows):
+            cos, sin = self._compute(x, rows, layer_type)
+            known = self._tables[key] = (rows, cos[0], sin[0])
+        return known[1], known[2]
+
+    def _compute(self, x: Tensor, rows: int, layer_type: str | None) -> tuple[Tensor, Tensor]:
+        module = copy.deepcopy(self.module)  # one that no earlier length has changed
+        positions = torch.arange(rows, device=x.device)[None]
+        with torch.no_grad():
+            return module(x, positions) if layer_type is None else module(x, positions, layer_type)
+
+    def _trained_length(self, layer_type: str | None) -> int | None:
+        """For a scaling whose frequencies depend on the length: the length up to which they do not; else None."""
+        kind = getattr(self.module, "rope_type", "default")
+        parameters = getattr(getattr(self.module, "config", None), "rope_parameters", None) or {}
+        if isinstance(kind, dict):
+            kind, parameters = kind.get(layer_type), parameters.get(layer_type) or {}
+        if kind == "longrope":
+            return parameters["original_max_position_embeddings"]
+        if "dynamic" in str(kind):
+            return int(self.module.original_max_seq_len)  # type: ignore[arg-type]
+        return None

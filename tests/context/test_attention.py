@@ -1,0 +1,89 @@
+"""One softmax over several parts: the fused form equals the readable one, and both equal plain attention."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recollect.context.attention import Part, attend, attend_fused, band, sink_window
+from recollect.context.cache import Layer
+
+
+def make_layer(**changes):
+    """A layer whose rotation only adds nothing, with scaling 0.5."""
+    known = {
+        "index": 0,
+        "num_layers": 1,
+        "state": {},
+        "shared": {},
+        "num_read": 0,
+        "rotate": lambda x, positions, length: x,
+        "scaling": 0.5,
+        "softcap": None,
+        "dropout": 0.0,
+        "counts": {},
+    }
+    return Layer(**(known | changes))
+
+
+def random_parts(generator, masked=True):
+    B, H, G, T, D = 2, 4, 2, 3, 8
+    parts = []
+    for S in (5, 1, 7):
+        keys, values = torch.randn(2, B, G, S, D, generator=generator)
+        mask = torch.rand(T, S, generator=generator) < 0.7
+        mask[:, 0] = True
+        parts.append(
+            Part(torch.randn(B, H, T, D, generator=generator), keys, values, mask if masked and S != 1 else None)
+        )
+    return parts
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_the_fused_form_equals_the_readable_one_gradients_too(masked, softcap):
+    parts = random_parts(torch.Generator().manual_seed(0), masked)
+    leaves = [tensor.requires_grad_() for part in parts for tensor in (part.queries, part.keys, part.values)]
+    output, weights = attend(parts, make_layer(softcap=softcap))
+    fused = attend_fused(parts, make_layer(softcap=softcap))
+    torch.testing.assert_close(fused, output)
+    torch.testing.assert_close(torch.cat(weights, dim=-1).sum(-1), torch.ones(2, 4, 3))
+    slope = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+    for one, other in zip(
+        torch.autograd.grad((output * slope).sum(), leaves),
+        torch.autograd.grad((fused * slope).sum(), leaves),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_parts_with_equal_queries_are_one_attention():
+    generator = torch.Generator().manual_seed(0)
+    whole = random_parts(generator, masked=False)[0]
+    halves = [Part(whole.queries, whole.keys[:, :, cut], whole.values[:, :, cut]) for cut in (slice(0, 2), slice(2, 5))]
+    torch.testing.assert_close(attend(halves, make_layer())[0], attend([whole], make_layer())[0])
+    for head in range(4):  # head h of the queries meets head h // 2 of the keys
+        scores = whole.queries[0, head] @ whole.keys[0, head // 2].T * 0.5
+        torch.testing.assert_close(
+            scores.softmax(-1) @ whole.values[0, head // 2], attend([whole], make_layer())[0][0, head]
+        )
+
+
+def test_the_band_by_hand():
+    expected = [[1, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 1, 1]]
+    assert band(3, 5, 3, torch.device("cpu")).int().tolist() == expected
+    assert band(2, 3, None, torch.device("cpu")).int().tolist() == [[1, 1, 0], [1, 1, 1]]
+
+
+def test_the_keys_a_query_looks_at_are_counted():
+    layer = make_layer()
+    attend_fused(random_parts(torch.Generator().manual_seed(0), masked=False), layer)
+    assert int(layer.counts["attended_tokens"]) == 5 + 1 + 7
+
+
+def test_a_window_keeps_its_last_tokens_and_the_first_ones():
+    layer = make_layer()
+    keys = torch.arange(6.0).view(1, 1, 6, 1)
+    sink_window(layer, torch.zeros(1, 1, 6, 1), keys, keys, 3, 2, lambda stream, sinks: (stream, sinks, 6))
+    assert layer.state["window_keys"].flatten().tolist() == [3, 4, 5]
+    assert layer.state["sink_values"].flatten().tolist() == [0, 1]
