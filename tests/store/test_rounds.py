@@ -42,3 +42,13 @@ def test_turns_without_a_session_are_rounds_by_themselves(open_memory):
     memory.add_many([{"text": "tea", "speaker": "Ana"}, {"text": "coffee", "speaker": "Ben"}])
     found = notes.seen(memory.engine.db, View(memory._filter(), "longmemeval", ("round",))).values()
     assert [note.text for note in found] == ["Ana: tea", "Ben: coffee"]
+
+
+@pytest.mark.parametrize("method", ["longmemeval", "scm", "episodic"])
+def test_the_built_in_reader_reads_a_round_turn_by_turn(open_memory, method):
+    memory = open_memory(method=method)
+    memory.add("I ran a charity race last Saturday.", speaker="Mel", session="s", at="2023-05-25T13:14")
+    memory.add("That sounds great!", speaker="Caro", session="s", at="2023-05-25T13:15")
+    answer = memory.answer("When did Mel run a charity race?", at="2023-06-01")
+    assert "20 May 2023" in answer.text
+    assert [quote.speaker for quote in answer.quotes] == ["Mel"]

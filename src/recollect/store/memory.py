@@ -395,12 +395,15 @@ class Memory:
         k: how many memories to read. at: as things were known then. Reads with the language model when there is one.
         """
         from recollect.store.reader import ExtractiveReader, LanguageModelReader
+        from recollect.store.rounds import turn_by_turn
 
         start = time.perf_counter()
         asked_at = parse_time(at) if at is not None else datetime.now().astimezone()
         hits = self.recall(question, k, at=at)
-        reader = LanguageModelReader(self.lm) if self.lm is not None else ExtractiveReader()
-        answer = reader.read(query_text(question), hits, asked_at)
+        if self.lm is not None:
+            answer = LanguageModelReader(self.lm).read(query_text(question), hits, asked_at)
+        else:  # who said what matters to it, so a note of several turns is read turn by turn
+            answer = ExtractiveReader().read(query_text(question), turn_by_turn(self.engine, hits), asked_at)
         answer = replace(answer, hits=tuple(hits), seconds=time.perf_counter() - start)
         if at is None and not answer.abstained and not self.engine.db.read_only:
             derivation.learn(self.engine, self.method, Scope(self.user, self.agent), question, answer)

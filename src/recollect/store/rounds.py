@@ -12,9 +12,10 @@ from dataclasses import replace
 
 from recollect.store import notes
 from recollect.store.engine import Engine
+from recollect.store.hits import episode_hit
 from recollect.store.method import Method, Scope
 from recollect.store.notes import View
-from recollect.store.records import Episode
+from recollect.store.records import EPISODE, Episode, Hit
 
 ASSISTANTS = frozenset({"assistant", "ai", "bot", "chatgpt", "claude", "gemini", "gpt", "model", "system"})
 ROUND_TURNS = 2
@@ -78,6 +79,18 @@ def users_of(turns: Sequence[Episode]) -> list[Episode]:
 def told(turns: Sequence[Episode]) -> str:
     """The turns as lines of "speaker: text"."""
     return "\n".join(f"{turn.speaker}: {turn.text}" if turn.speaker else turn.text for turn in turns)
+
+
+def turn_by_turn(engine: Engine, hits: Sequence[Hit]) -> list[Hit]:
+    """The hits, with those whose text is that of several turns taken apart into these turns."""
+    found: list[Hit] = []
+    for hit in hits:
+        turns = episodes_of(engine, hit.sources) if "\n" in hit.text or hit.kind != EPISODE else []
+        if turns and hit.text == told(turns):
+            found += [episode_hit(turn, hit.score, hit.why) for turn in turns]
+        else:
+            found.append(hit)
+    return found
 
 
 def episodes_of(engine: Engine, ids: Sequence[str]) -> list[Episode]:
