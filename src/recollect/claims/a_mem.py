@@ -15,15 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import BaseModel
 
 import recollect
+from recollect.benchmarks.tfidf import TfIdf
 from recollect.claims.claim import Claim, Progress, Row, Setting
 from recollect.lm import Message, Reply
-from recollect.store import lexical
 from recollect.store.a_mem import AMem
-from recollect.store.embedders import Embeddings, Kind
 from recollect.store.memory import Memory
 from recollect.store.records import Link
 
@@ -79,35 +77,6 @@ class Rules:
             if self.evolves and meaning
         ]
         return {"links": [item["index"] for item in kin], "tags": [], "updates": updates}
-
-
-class TfIdf:
-    """An embedder for a text collection known beforehand: words weighted by rarity. `name` and `dim` are those of the collection."""
-
-    has_tokens = False
-
-    def __init__(self, texts: Sequence[str]):
-        self.name = "tf-idf"
-        counts: dict[str, int] = {}
-        for text in texts:
-            for term in set(lexical.terms(text)):
-                counts[term] = counts.get(term, 0) + 1
-        self._place = {term: place for place, term in enumerate(counts)}
-        self._weight = np.log(len(texts) / np.array(list(counts.values()), np.float32)) + 1
-        self.dim = len(counts)
-
-    def split(self, text: str) -> list[tuple[int, int]]:
-        """The whole text."""
-        return [(0, len(text))]
-
-    def embed(self, texts: Sequence[str], kind: Kind = "document") -> Embeddings:
-        """Unit vectors, float32 (N, dim)."""
-        vectors = np.zeros((len(texts), self.dim), np.float32)
-        for row, text in zip(vectors, texts, strict=True):
-            for term in lexical.terms(text):
-                if term in self._place:
-                    row[self._place[term]] += self._weight[self._place[term]]
-        return Embeddings(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9))
 
 
 class OneWay(AMem):

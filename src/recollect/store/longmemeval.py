@@ -10,8 +10,8 @@ Paper: LongMemEval: Benchmarking Chat Assistants on Long-Term Interactive Memory
 Differs: facts and events of a value are asked for in one call, not two; rankings by vectors and by BM25 are fused (`index`),
 where the paper takes one of them; between two people neither of whom is an assistant, both are users; a value's own day
 counts as an event of it; names of those who speak leave the question before it is embedded.
-Cost: one language-model call a value at write and one a question at read, none with the built-in analyst; some 2 kB a round
-with its facts and vectors; one scan of the keys' vectors a recall.
+Cost: one language-model call a value at write and one a question at read, none with the built-in analyst; some 12 kB a round
+of two turns with its facts and events; one scan of the keys' vectors a recall.
 
 Shapes: N values found, D the embedder's dimension.
 """

@@ -13,7 +13,7 @@ not fit even as summaries are dropped; recency, which the paper names and its co
 off by default; names of those who speak leave the query before it is embedded; near-identical items are kept once, and one
 that states a fact that a later one contradicts is closed.
 Cost: one language-model call for each round above `summarise_over_tokens` at write, at most two for each item at read when
-the budget is exceeded; 1 kB a round with its vector.
+the budget is exceeded; some 5 kB a round of two turns with its vector.
 
 Shapes: N items, the newest last.
 """
