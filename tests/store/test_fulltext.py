@@ -6,7 +6,7 @@ import random
 import pytest
 
 from recollect.store import fulltext, lexical
-from recollect.store.sqlite import Filter
+from recollect.store.database import Filter
 
 WORDS = "kiln mug rye cello ferry garden chess honey choir raincoat".split()
 
@@ -32,10 +32,10 @@ def test_common_words_are_found_by_coverage(open_memory, monkeypatch, limit):
         part = {row: text for row, text in texts.items() if row <= 200 or start}
         episodes += [memory.add(text, at=f"{1000 + row}-01-01") for row, text in part.items() if row > start]
         for query in ("kiln and cello", "rye", "garden chess honey mug", "absent kiln"):
-            assert fulltext.search(memory.engine.db, query, whole, limit) == twin(part, query, limit), query
+            assert memory.engine.db.texts.search(query, whole, limit) == twin(part, query, limit), query
     memory.forget([episode.id for episode in episodes[:150]])
     left = {row: text for row, text in texts.items() if row > 150}
-    assert fulltext.search(memory.engine.db, "kiln and cello", whole, limit) == twin(left, "kiln and cello", limit)
+    assert memory.engine.db.texts.search("kiln and cello", whole, limit) == twin(left, "kiln and cello", limit)
 
 
 def test_words_that_are_too_common_together_are_left_out(open_memory, monkeypatch):
@@ -43,4 +43,4 @@ def test_words_that_are_too_common_together_are_left_out(open_memory, monkeypatc
     monkeypatch.setattr(fulltext, "MAX_POSTINGS", 12)
     memory = open_memory()
     memory.add_many({"text": "kiln" if row % 10 else "kiln rare", "at": f"{1000 + row}-01-01"} for row in range(100))
-    assert len(fulltext.search(memory.engine.db, "rare kiln", Filter("default"), 50)) == 10
+    assert len(memory.engine.db.texts.search("rare kiln", Filter("default"), 50)) == 10

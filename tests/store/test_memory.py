@@ -19,6 +19,8 @@ TURNS = [
     {"text": "My brother breeds alpacas in the hills.", "speaker": "Ana", "session": "s2", "at": "2024-06-02T18:05"},
 ]
 
+BACKENDS = ("sqlite", "postgres")
+
 
 def test_what_was_added_is_recalled_with_its_reasons(open_memory):
     memory = open_memory()
@@ -243,7 +245,7 @@ def test_a_bad_item_keeps_the_batches_before_it(open_memory):
     assert memory.stats().num_episodes == 6
 
 
-def test_a_database_remembers_its_embedder(open_memory, tmp_path):
+def test_a_database_remembers_its_embedder(open_memory, place):
     open_memory().add("x")
 
     class Other:
@@ -253,8 +255,8 @@ def test_a_database_remembers_its_embedder(open_memory, tmp_path):
             return [(0, len(text))]
 
     with pytest.raises(Conflict, match=r"embedder.*recollect reindex"):
-        recollect.open(tmp_path / "memory.db", embedder=Other())
-    assert recollect.open(tmp_path / "memory.db").engine.embedder.name.startswith("hashing")
+        recollect.open(place, embedder=Other())
+    assert recollect.open(place).engine.embedder.name.startswith("hashing")
 
 
 def test_paths_that_cannot_be_used(tmp_path):

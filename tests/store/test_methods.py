@@ -33,6 +33,8 @@ FIVE = (
     ("I love the Beatles.", "I love The Beatles", "well, I love the Beatles"),
 )
 
+BACKENDS = ("sqlite", "postgres")
+
 
 def items(talk=TALK):
     return [{"session": session, "at": at, "speaker": who, "text": text} for session, at, who, text in talk]

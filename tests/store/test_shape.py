@@ -24,7 +24,7 @@ from recollect.store import fusion, shape
 )
 def test_flags(text, flags):
     assert shape.flags(text) == flags
-    assert shape.read(text) == flags
+    assert shape.read(None, text) == flags
     assert shape.shape(text) == shape.VERSION << shape.BITS | flags
 
 

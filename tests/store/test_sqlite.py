@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from recollect.store.sqlite import Growing
+from recollect.store.database import Growing
 
 
 def test_lists_of_any_length_and_kind(open_memory):

@@ -14,12 +14,12 @@ from typing import Any
 from recollect.errors import Conflict, NotFound
 from recollect.lm.meter import Cost
 from recollect.store import forgetting, notes
+from recollect.store.database import Database
 from recollect.store.derivation import cost_of, owned, write
 from recollect.store.engine import Engine
 from recollect.store.method import Draft, Method, Scope, derives
 from recollect.store.notes import NewNote
 from recollect.store.records import Link, Note, from_micros, to_json, to_micros
-from recollect.store.sqlite import Database
 
 TRIES = 5  # at a consolidation while others write
 

@@ -15,10 +15,10 @@ from typing import Any
 from recollect.errors import Unavailable
 from recollect.lm.meter import Cost
 from recollect.store import forgetting, notes
+from recollect.store.database import Database, Filter
 from recollect.store.engine import Engine
 from recollect.store.method import Draft, Method, Scope, derives
 from recollect.store.records import Answer, Episode, to_json
-from recollect.store.sqlite import Database, Filter
 
 BATCH = 64  # episodes to a transaction
 MAX_ATTEMPTS = 5  # at an episode whose derivation fails
@@ -123,7 +123,10 @@ def _start(engine: Engine, method: Method, user: str) -> None:
     if found:
         reset(engine, method.name, user)
     with db.transaction():
-        db.run("INSERT OR IGNORE INTO derivations VALUES (?, ?, ?, 0)", (method.name, db.user(user), method.version))
+        db.run(
+            "INSERT INTO derivations VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING",
+            (method.name, db.user(user), method.version),
+        )
 
 
 def reset(engine: Engine, method: str, user: str) -> int:
@@ -177,13 +180,13 @@ def set_marks(db: Database, user: str, taken: dict[str, Any], renamed: dict[str,
     with db.transaction():
         for method, mark in taken.items():
             db.run(
-                "INSERT INTO derivations VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET upto = excluded.upto",
+                "INSERT INTO derivations VALUES (?, ?, ?, ?) ON CONFLICT (method, user) DO UPDATE SET upto = excluded.upto",
                 (method, db.user(user), str(mark.get("version")), _last(db, user)),
             )
             for id_, attempts, reason in mark.get("waiting", ()):
                 db.run(
-                    "INSERT OR IGNORE INTO underived SELECT ?, e.seq, ?, ? FROM episodes e JOIN sessions s "
-                    "ON s.ref = e.session JOIN users u ON u.ref = s.user WHERE e.id = ? AND u.name = ?",
+                    "INSERT INTO underived SELECT ?, e.seq, ?, ? FROM episodes e JOIN sessions s "
+                    "ON s.ref = e.session JOIN users u ON u.ref = s.user WHERE e.id = ? AND u.name = ? ON CONFLICT DO NOTHING",
                     (method, int(attempts), str(reason), renamed.get(id_, id_), user),
                 )
 
@@ -215,7 +218,7 @@ def _read(engine: Engine, method: Method, user: str, batch: Sequence[tuple[int, 
         )
         for id_, reason in draft.failed.items():
             db.run(
-                "INSERT OR IGNORE INTO underived SELECT ?, seq, 1, ? FROM episodes WHERE id = ?",
+                "INSERT INTO underived SELECT ?, seq, 1, ? FROM episodes WHERE id = ? ON CONFLICT DO NOTHING",
                 (method.name, reason[:500], id_),
             )
     return len(draft.notes)
@@ -273,7 +276,7 @@ def _retry(engine: Engine, method: Method, user: str, episodes: Sequence[Episode
     return len(draft.notes)
 
 
-def _stale(db: Database, method: Method, user: str, limit: int = -1) -> list[tuple[int, str]]:
+def _stale(db: Database, method: Method, user: str, limit: int = 2**62) -> list[tuple[int, str]]:
     """(row, agent) of notes of which a source was forgotten."""
     return db.rows(
         "SELECT n.seq, s.agent FROM notes n JOIN sessions s ON s.ref = n.session JOIN users u ON u.ref = s.user "

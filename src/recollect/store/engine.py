@@ -1,15 +1,13 @@
 """The engine under every method: writes episodes with their embeddings, and finds candidates for a query.
 
-The first stage fuses the ranks of the best by BM25 (SQLite's FTS5), the best by cosine (the vector index) and, when the
+The first stage fuses the ranks of the best by BM25 (full-text search), the best by cosine (the vector index) and, when the
 query speaks of a time, the best by cosine within it; then come the turns beside each of them in the conversation. A
 method ranks what the first stage found.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -21,15 +19,13 @@ from typing import Literal
 import numpy as np
 
 from recollect.errors import Conflict, RecollectError, StorageFailed, Unavailable
-from recollect.store import fulltext, late, lexical, notes, shape
+from recollect.store import late, lexical, notes, shape
+from recollect.store.database import VECTOR_DTYPE, Chunk, Filter, NewEpisode, Vectors, open_database
 from recollect.store.embedders import Embedder, make_embedder
-from recollect.store.forgetting import scrub
 from recollect.store.fusion import Candidates, Query, without_names
 from recollect.store.method import Request
 from recollect.store.notes import NewNote
 from recollect.store.records import EPISODE
-from recollect.store.sqlite import VECTOR_DTYPE, Chunk, Database, Filter, NewEpisode
-from recollect.store.vectors import VectorIndex
 
 FIRST_STAGE = 200  # episodes from each of BM25 and cosine
 RERANKED = 100  # episodes that go on from there, by reciprocal-rank fusion
@@ -53,9 +49,11 @@ class Pool:
 class Engine:
     """A database, the embedder that made its vectors, and the vector index beside it."""
 
-    def __init__(self, path: str | os.PathLike[str], embedder: str | Embedder | None = None):
-        self.db = Database(path)
-        self._temporary: tempfile.TemporaryDirectory | None = None
+    def __init__(self, path: str | os.PathLike[str], embedder: str | Embedder | None = None, user: str | None = None):
+        """user: whose records are read and written; None for all. Raises as `recollect.open` does."""
+        self.db = open_database(path)
+        if user is not None:
+            self.db.bind(user)
         self._note_chunks: OrderedDict[notes.View, tuple[int, np.ndarray]] = OrderedDict()
         try:
             self.embedder = self._choose_embedder(embedder)
@@ -71,7 +69,7 @@ class Engine:
         if kept is None:
             embedder = make_embedder(wanted)
             if not self.db.read_only:
-                with self.db.transaction():
+                with self.db.everyone(), self.db.transaction():
                     if self.db.get_state("embedder") is None:
                         self.db.set_state("embedder", embedder.name)
                         self.db.set_state("embedder_spec", wanted if isinstance(wanted, str) else embedder.name)
@@ -85,24 +83,16 @@ class Engine:
             )
         return embedder
 
-    def _open_index(self) -> VectorIndex:
-        folder = self.db.path + "-index"
-        writable = os.access(folder if os.path.isdir(folder) else os.path.dirname(folder) or ".", os.W_OK)
-        if self.db.in_memory or (self.db.read_only and not writable):
-            self._temporary = self._temporary or tempfile.TemporaryDirectory(prefix="recollect-")
-            folder = self._temporary.name
+    def _open_index(self) -> Vectors:
         self._generation = self.db.get_state("generation")
-        identity = f"{self.db.uuid}/{self._generation or 0}"
-        return VectorIndex(folder, database_uuid=identity, embedder_name=self.embedder.name, dim=self.embedder.dim)
+        return self.db.open_index(self.embedder.name, self.embedder.dim)
 
     def close(self) -> None:
         """Finish what is left of a deletion, then close the files."""
         with suppress(RecollectError, AttributeError):
             if not self.db.read_only and self.db.get_state("scrub"):
-                scrub(self.db)
+                self.db.scrub(None)
         self.db.close()
-        if self._temporary is not None:
-            self._temporary.cleanup()
 
     # Writing
 
@@ -224,8 +214,12 @@ class Engine:
             chunks = [Chunk(first, last) for _, first, last, _ in rows]
             embed_chunks(self.embedder, [(chunk, row[3]) for chunk, row in zip(chunks, rows, strict=True)])
             self.db.run_many(
-                "INSERT OR IGNORE INTO embeddings SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM chunks WHERE id = ?1)",
-                ((row[0], chunk.vector, chunk.tokens) for row, chunk in zip(rows, chunks, strict=True)),
+                "INSERT INTO embeddings SELECT id, ?, ? FROM chunks WHERE id = ? ON CONFLICT DO NOTHING",
+                (
+                    (self.db.as_vector(chunk.vector), chunk.tokens, row[0])
+                    for row, chunk in zip(rows, chunks, strict=True)
+                    if chunk.vector is not None
+                ),
             )
             filled = True
             yield len(rows)
@@ -325,7 +319,7 @@ class Engine:
         if kinds is None or EPISODE in kinds:
             bare, _ = without_names(request.text, query.speakers)
             limit = max(FIRST_STAGE, request.k)
-            rankings = [fulltext.search(self.db, bare, filter_, limit)]
+            rankings = [self.db.texts.search(bare, filter_, limit)]
             for view in (filter_,) if window is None else (filter_, window):
                 ids, _ = self.index.search(query.vector, limit, allowed=self.db.allowed_chunks(view))
                 hit_chunks |= set(ids.tolist())
@@ -346,7 +340,7 @@ class Engine:
         if not len(self.note_chunks(view)):
             return []
         found = {row for row, _, _ in self._nearest_notes(query.vector, view, FIRST_STAGE)}
-        return sorted(found | set(fulltext.search_notes(self.db, request.text, view, FIRST_STAGE)))
+        return sorted(found | set(self.db.texts.search_notes(request.text, view, FIRST_STAGE)))
 
     def note_chunks(self, view: notes.View) -> np.ndarray:
         """Sorted chunk ids of the notes of a view; kept for the last views and extended by what was added since."""
@@ -409,13 +403,9 @@ class Engine:
         until = filter_.until if filter_.until is not None else 2**62
         before = filter_.before if filter_.before is not None else 2**62
         after = filter_.after if filter_.after is not None else -(2**62)
-        rows = self.db.rows(
-            f"SELECT e.seq, e.session, e.position, e.at, e.speaker, {shape.SQL}, e.terms "
-            "FROM json_each(?) p CROSS JOIN episodes e "
-            "ON e.session = p.value ->> 0 AND e.position BETWEEN p.value ->> 1 AND p.value ->> 2 "
-            "WHERE e.at <= ? AND e.at < ? AND e.at >= ?",
-            (json.dumps(spans), until, before, after),
-        )
+        columns = f"e.seq, e.session, e.position, e.at, e.speaker, {shape.SQL}, e.terms"
+        rows = self.db.turns(spans, columns, "e.at <= ? AND e.at < ? AND e.at >= ?", (until, before, after))
+        rows = [(*row[:5], shape.read(row[5], row[6]), row[7]) for row in rows]
         return sorted(rows, key=itemgetter(1, 2))
 
     def _load(
@@ -451,7 +441,7 @@ class Engine:
             position=np.array(positions, np.int64),
             at=np.array(at, np.float64) / 1e6,
             speaker=[name or "" for name in speakers],
-            shape=np.array([shape.read(found) for found in shapes], np.uint8),
+            shape=np.array(shapes, np.uint8),
             dense=dense,
             vectors=best_vectors,
             first_stage=np.array([seq < 0 or seq in first_stage for seq in seqs], bool),

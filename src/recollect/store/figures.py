@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from recollect.store.database import Filter
 from recollect.store.derivation import num_pending
 from recollect.store.engine import Engine
 from recollect.store.method import Method
 from recollect.store.records import to_json
-from recollect.store.sqlite import Filter
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,8 @@ def stats(engine: Engine, method: Method, filter_: Filter) -> Stats:
     links = db.rows("SELECT count(*) FROM links l JOIN users u ON u.ref = l.user WHERE u.name = ?", (filter_.user,))[0][
         0
     ]
-    everyone = db.rows("SELECT count(*) FROM episodes")[0][0]
+    with db.everyone():
+        everyone = db.rows("SELECT count(*) FROM episodes")[0][0]
     database_bytes, index_bytes = db.size_bytes(), engine.index.size_bytes()
     return Stats(
         num_episodes=count,

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from recollect.store.sqlite import Database
+from recollect.store.database import Database
 
 
 class Transitions:

@@ -42,6 +42,7 @@ import numpy as np
 
 from recollect.errors import RecollectError
 from recollect.store import lexical, notes, openie
+from recollect.store.database import TERM_DTYPE, VECTOR_DTYPE
 from recollect.store.engine import Engine
 from recollect.store.hipporag2_graph import FACT, PHRASE, SYNONYM, Graph, Graphs, Normalise
 from recollect.store.hipporag2_prompts import recognise
@@ -51,7 +52,6 @@ from recollect.store.notes import NewNote, View
 from recollect.store.openie import OpenIECache
 from recollect.store.records import EPISODE, Answer, Episode, Hit, Link, Note, Signal
 from recollect.store.settling import Found, new_note, settle
-from recollect.store.sqlite import TERM_DTYPE, VECTOR_DTYPE
 
 if TYPE_CHECKING:
     from recollect.lm import LanguageModel

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from recollect.store.database import Database, Filter
 from recollect.store.engine import Engine
 from recollect.store.graph import Transitions
-from recollect.store.sqlite import Database, Filter
 
 PHRASE, FACT, SYNONYM = "phrase", "fact", "synonym"
 NEVER = 2**62  # a time after all others, microseconds
@@ -106,9 +106,9 @@ class Records:
             "AND r.seq > ? ORDER BY ns.note, ns.episode",
             [*bound, FACT, self.last_note],
         )
-        again = source.format("note_sources ns CROSS JOIN notes")
+        again = source.replace(" r ", " r ON r.seq = ns.note ", 1).format("note_sources ns CROSS JOIN notes")
         pairs += db.rows(
-            f"SELECT ns.note, ns.episode {again} WHERE ns.episode > ? AND r.seq = ns.note AND {own} AND r.kind = ? "
+            f"SELECT ns.note, ns.episode {again} WHERE ns.episode > ? AND {own} AND r.kind = ? "
             "AND r.seq <= ? ORDER BY ns.note, ns.episode",
             [self.upto, *bound, FACT, self.last_note],
         )
@@ -269,5 +269,8 @@ class Graphs:
 
 def _state(db: Database, method: str) -> tuple[Any, ...]:
     """Changes with everything that is not an appended note, or a source that a newly read episode has become."""
-    waiting = db.rows("SELECT count(*), total(episode), total(attempts) FROM underived WHERE method = ?", (method,))
+    waiting = db.rows(
+        "SELECT count(*), CAST(sum(episode) AS BIGINT), CAST(sum(attempts) AS BIGINT) FROM underived WHERE method = ?",
+        (method,),
+    )
     return (db.get_state("epoch"), db.get_state("generation"), *waiting[0])

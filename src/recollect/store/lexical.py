@@ -68,6 +68,11 @@ def terms(text: str) -> list[str]:
     return [_stem(word) for word in _words(text) if word not in STOP_WORDS]
 
 
+def stems(text: str) -> list[str]:
+    """The stems of all of a text's words in order, common words among them."""
+    return [_stem(word) for word in _words(text)]
+
+
 def term_ids(text: str) -> np.ndarray:
     """The ids of `terms(text)` in order, uint32 (T,); `.tobytes()` is what the store keeps (little-endian)."""
     return np.array([term_id(term) for term in terms(text)], dtype="<u4")

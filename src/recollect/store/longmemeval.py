@@ -28,7 +28,7 @@ from pydantic import BaseModel, Field
 
 from recollect.errors import RecollectError, SchemaBroken
 from recollect.lm.meter import complete_all
-from recollect.store import analyst, fulltext, notes
+from recollect.store import analyst, notes
 from recollect.store.engine import RANK_OFFSET, Engine
 from recollect.store.facts import Fact, facts
 from recollect.store.hits import explain, note_hit
@@ -235,7 +235,7 @@ class LongMemEvalMemory:
         if self.index != "bm25":
             rankings["meaning"] = _by_rank(row for row, _, _ in engine.nearest_notes(vector, view, depth))
         if self.index != "dense":
-            rankings["words"] = _by_rank(fulltext.search_notes(engine.db, request.text, view, depth))
+            rankings["words"] = _by_rank(engine.db.texts.search_notes(request.text, view, depth))
         if self.join == "separate":
             rankings["facts"] = self._by_facts(engine, request, vector, view, depth)
         days = self._days_asked_about(request) if self.reads_time else None

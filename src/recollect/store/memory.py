@@ -15,7 +15,7 @@ import numpy as np
 
 from recollect.errors import Conflict, InvalidInput, NotFound
 from recollect.lm.meter import Metered
-from recollect.store import consolidation, derivation, figures, forgetting, fulltext, graph, lexical, notes
+from recollect.store import consolidation, derivation, figures, forgetting, graph, lexical, notes
 from recollect.store.checks import (
     MAX_NAME_CHARS,
     MAX_TEXT_CHARS,
@@ -28,6 +28,7 @@ from recollect.store.checks import (
     query_text,
 )
 from recollect.store.consolidation import Consolidation, Run
+from recollect.store.database import Filter, NewEpisode
 from recollect.store.derivation import DeriveReport
 from recollect.store.engine import Engine
 from recollect.store.figures import Stats
@@ -47,7 +48,6 @@ from recollect.store.records import (
     to_micros,
 )
 from recollect.store.repair import VerifyReport, reindex, verify
-from recollect.store.sqlite import Filter, NewEpisode
 from recollect.store.transfer import ImportedRecords, export_records, import_records
 
 if TYPE_CHECKING:
@@ -126,11 +126,9 @@ class Memory:
         self.agent = checked_name(agent, "agent")
         if os.fspath(path) != ":memory:" and not os.fspath(path):
             raise InvalidInput("path: is empty; give the name of a file.")
-        if str(path).startswith(("postgres://", "postgresql://")):
-            raise InvalidInput("path: PostgreSQL is not supported by this version; give the name of a file.")
         self.lm: Metered | None = Metered(lm) if lm is not None else None
         make_method(method)  # an unknown name is told before a file is made
-        self.engine = Engine(path, embedder)
+        self.engine = Engine(path, embedder, self.user)
         self.method = make_method(method if method is not None else self._remembered_method(), self.lm)
         if isinstance(method, str):
             self._remember_method(method)
@@ -567,7 +565,7 @@ class Memory:
         gone = forgetting.delete(db, seqs, note_rows)
         traces = gone["traces"] + derivation.rederive_flagged(self.engine, self.method, self.user)
         files = self.engine.finish_erasing()
-        complete = forgetting.scrub(db, traces)
+        complete = db.scrub(traces)
         return _receipt(gone, files, complete)
 
     def _chosen(self, ids: Any, session: Any, user: Any, before: Any, query: Any) -> tuple[list[int], list[int]]:
@@ -589,9 +587,9 @@ class Memory:
             whole = Filter(self.user)
             return [seq for seq, _ in db.episodes_where(whole)], list(notes.where(db, whole))
         if query is not None:
-            if not fulltext.phrase_of_all(query_text(query)):
+            if not lexical.fts_query(query_text(query)):
                 raise InvalidInput("query: holds no words to look for.")
-            return fulltext.search_all(db, query_text(query), self._filter()), []
+            return db.texts.search_all(query_text(query), self._filter()), []
         filter_ = self._filter(session=session, before=before)
         return [seq for seq, _ in db.episodes_where(filter_)], []
 
@@ -613,11 +611,13 @@ class Memory:
 
         An interrupted change of embedder goes on where it stopped when called again.
         """
-        return reindex(self.engine, embedder, progress)
+        with self.engine.db.everyone():
+            return reindex(self.engine, embedder, progress)
 
     def verify(self, *, repair: bool = False) -> VerifyReport:
         """Look for orphans, stale indexes and missing vectors; with `repair`, mend what is found."""
-        return verify(self.engine, repair)
+        with self.engine.db.everyone():
+            return verify(self.engine, repair)
 
 
 def _pairs(**values: Any) -> list[tuple[str, Any]]:

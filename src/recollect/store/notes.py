@@ -19,8 +19,8 @@ import numpy as np
 
 from recollect.errors import InvalidInput
 from recollect.store import lexical
+from recollect.store.database import TERM_DTYPE, Chunk, Database, Filter, dump_meta
 from recollect.store.records import Link, Note, from_micros, to_micros
-from recollect.store.sqlite import TERM_DTYPE, Chunk, Database, Filter, dump_meta
 
 BY_HAND = "user"  # stands for every note that was written by a program or a person, not derived by a method
 
@@ -105,6 +105,7 @@ def insert(
         owner = db.user(user)
         seqs: dict[str, int] = {}
         embeddings: list[tuple] = []
+        texts: list[tuple[int, str, int]] = []
         for item in items:
             note = item.note
             sources = [found[source] for source in note.sources if source in found]
@@ -132,7 +133,7 @@ def insert(
                     dump_meta(note.meta),
                     lexical.term_ids(key or note.text).astype(TERM_DTYPE).tobytes(),
                     key,
-                    note.any_source,
+                    int(note.any_source),
                     run,
                     item.same,
                     subject.casefold() if isinstance(subject := note.meta.get("subject"), str) else None,
@@ -140,9 +141,12 @@ def insert(
             )
             seqs[note.id] = seq
             written.append(note.id)
-            db.run("INSERT INTO notes_fts (rowid, text, owner) VALUES (?, ?, ?)", (seq, key or note.text, f"u{owner}"))
-            db.run_many("INSERT OR IGNORE INTO note_sources VALUES (?, ?)", ((seq, row[0]) for row in sources))
+            texts.append((seq, key or note.text, owner))
+            db.run_many(
+                "INSERT INTO note_sources VALUES (?, ?) ON CONFLICT DO NOTHING", ((seq, row[0]) for row in sources)
+            )
             embeddings += db.insert_chunk_rows("note", seq, item.chunks)
+        db.texts.insert("notes", texts)
         db.run_many("INSERT INTO embeddings VALUES (?, ?, ?)", embeddings)
         changed = 0
         for item in items:
@@ -189,9 +193,9 @@ def add_sources(db: Database, pairs: Iterable[tuple[str, str]], user: str) -> in
     with db.transaction():
         for note, episode in pairs:
             added += db.run(
-                "INSERT OR IGNORE INTO note_sources SELECT n.seq, e.seq FROM notes n JOIN sessions ns ON ns.ref = n.session, "
+                "INSERT INTO note_sources SELECT n.seq, e.seq FROM notes n JOIN sessions ns ON ns.ref = n.session, "
                 "episodes e JOIN sessions es ON es.ref = e.session JOIN users u ON u.ref = es.user "
-                "WHERE n.id = ? AND e.id = ? AND u.name = ? AND ns.user = es.user AND n.any_source = 1",
+                "WHERE n.id = ? AND e.id = ? AND u.name = ? AND ns.user = es.user AND n.any_source = 1 ON CONFLICT DO NOTHING",
                 (note, episode, user),
             )
             refresh_time(db, note)
@@ -227,7 +231,7 @@ def insert_links(db: Database, links: Iterable[Link], user: str, *, run: int | N
             if not strange:
                 db.run(
                     "INSERT INTO links (source, target, relation, weight, method, user, run) VALUES (?, ?, ?, ?, ?, ?, ?) "
-                    "ON CONFLICT DO UPDATE SET weight = excluded.weight",
+                    "ON CONFLICT (source, target, relation, method) DO UPDATE SET weight = excluded.weight",
                     (link.source, link.target, link.relation, link.weight, link.method, ref, run),
                 )
                 written += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,11 +11,10 @@ import numpy as np
 
 from recollect.errors import StorageFailed
 from recollect.store import lexical, shape
+from recollect.store.database import TERM_DTYPE, Chunk, Database
 from recollect.store.embedders import Embedder, make_embedder
 from recollect.store.engine import Engine, embed_chunks
-from recollect.store.forgetting import scrub
 from recollect.store.records import to_json
-from recollect.store.sqlite import TERM_DTYPE, Chunk, Database
 
 Progress = Callable[[int], None]
 BATCH = 256
@@ -96,19 +94,18 @@ def verify(engine: Engine, repair: bool) -> VerifyReport:
                 mend()
             problems.append(Problem(name, count, repair and mend is not None))
 
-    damaged = [row[0] for row in db.rows("PRAGMA integrity_check(100)") if row[0] != "ok"]
-    found("damaged pages", len(damaged), None)
+    found("damaged pages", db.num_damaged(), None)
     for name, (query, statement) in _ORPHANS.items():
-        count = db.rows(f"SELECT count(*) FROM ({query})")[0][0]
+        count = db.rows(f"SELECT count(*) FROM ({query}) found")[0][0]
         found(name, count, (lambda sql=statement: db.run(sql)) if statement else (lambda: _rechunk(engine)))
     for table in ("episodes", "notes"):
-        broken = 0 if db.read_only else _fts_broken(db, table)
-        found(f"full-text index of {table} out of step", broken, lambda name=table: rebuild_text_index(db, name))
+        broken = 0 if db.read_only else db.texts.num_broken(table)
+        found(f"full-text index of {table} out of step", broken, lambda name=table: db.texts.rebuild(name))
     found("counts of terms and speakers out of step", _counts_differ(db), lambda: rebuild_counts(db))
     found("missing vectors", engine.num_missing_vectors(), lambda: sum(engine.fill_missing_vectors()))
     found("vector index out of step", _index_differs(engine), lambda: (engine.index.drop(), engine.sync_index()))
     unfinished = int(not db.read_only and db.get_state("scrub") is not None)
-    found("deletion not finished", unfinished, lambda: (engine.finish_erasing(), scrub(db)))
+    found("deletion not finished", unfinished, lambda: (engine.finish_erasing(), db.scrub(None)))
     return VerifyReport(tuple(checks), tuple(problems))
 
 
@@ -123,24 +120,6 @@ def _index_differs(engine: Engine) -> int:
         if not differing:
             return 0
     return len(differing or ())
-
-
-def _fts_broken(db: Database, table: str) -> int:
-    """1 when the full-text index disagrees with the texts."""
-    try:
-        with db.transaction():
-            db.run(f"INSERT INTO {table}_fts ({table}_fts, rank) VALUES ('integrity-check', 1)")
-    except StorageFailed as error:
-        if isinstance(error.__cause__, sqlite3.DatabaseError) and "malformed" in str(error.__cause__):
-            return 1
-        raise
-    return 0
-
-
-def rebuild_text_index(db: Database, table: str) -> None:
-    """Write the full-text index anew from the texts."""
-    with db.transaction():
-        db.run(f"INSERT INTO {table}_fts ({table}_fts) VALUES ('rebuild')")
 
 
 def _recount(db: Database) -> tuple[dict[int, Counter[int]], dict[int, list[int]], Counter[tuple[int, str]]]:
@@ -215,7 +194,7 @@ def reindex(engine: Engine, embedder: str | Embedder | None = None, progress: Pr
     for table in ("episodes", "notes"):
         _reread(db, table)
     for table in ("episodes", "notes"):
-        rebuild_text_index(db, table)
+        db.texts.rebuild(table)
     rebuild_counts(db)
     if db.get_state("reindex") != new.name:
         with db.transaction():
@@ -244,7 +223,7 @@ def reindex(engine: Engine, embedder: str | Embedder | None = None, progress: Pr
     engine.use(new)
     engine.sync_index()
     engine.index.build_approximate()
-    scrub(db, ())
+    db.scrub(())
     return db.rows("SELECT (SELECT count(*) FROM episodes) + (SELECT count(*) FROM notes)")[0][0]
 
 
@@ -280,9 +259,13 @@ def _embed_next(db: Database, embedder: Embedder, progress: Progress | None) -> 
         embed_chunks(embedder, [(chunk, text) for _, text, chunk in chunks])
         with db.transaction():
             db.run_many(
-                f"INSERT INTO next_chunks ({owner}, first, last, vector, tokens) SELECT ?1, ?2, ?3, ?4, ?5 "
-                f"WHERE EXISTS (SELECT 1 FROM {table} WHERE seq = ?1)",
-                ((seq, chunk.first, chunk.last, chunk.vector, chunk.tokens) for seq, _, chunk in chunks),
+                f"INSERT INTO next_chunks ({owner}, first, last, vector, tokens) SELECT seq, ?, ?, ?, ? "
+                f"FROM {table} WHERE seq = ?",
+                (
+                    (chunk.first, chunk.last, db.as_vector(chunk.vector), chunk.tokens, seq)
+                    for seq, _, chunk in chunks
+                    if chunk.vector is not None
+                ),
             )
         done += len(rows)
         if progress is not None:

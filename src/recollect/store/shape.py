@@ -13,8 +13,8 @@ VERSION = 1  # of the patterns; whoever changes one counts it up
 ASKS, FIRST_PERSON, TIME, NUMBER, NAME = (1 << bit for bit in range(5))
 BITS = 8  # that a shape keeps for its flags; its version stands above them
 
-# Of a row `e` of the episodes: the flags that are kept with it, or else its text.
-SQL = f"CASE WHEN e.shape >> {BITS} = {VERSION} THEN e.shape & {2**BITS - 1} ELSE e.text END"
+# Of a row `e` of the episodes, two columns: what is kept with it, and where that is not of this version, its text.
+SQL = f"e.shape, CASE WHEN e.shape >> {BITS} = {VERSION} THEN NULL ELSE e.text END"
 
 _TEXT_CHARS = 4000  # of a text that patterns are looked for in
 
@@ -49,6 +49,6 @@ def shape(text: str) -> int:
     return VERSION << BITS | flags(text)
 
 
-def read(found: int | str) -> int:
-    """The flags, from what `SQL` gave for a row."""
-    return flags(found) if isinstance(found, str) else found
+def read(kept: int | None, text: str | None) -> int:
+    """The flags, from the two columns that `SQL` gave for a row."""
+    return (kept or 0) & 2**BITS - 1 if text is None else flags(text)

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from recollect.errors import InvalidInput
 from recollect.store import derivation, lexical, notes
+from recollect.store.database import Filter, NewEpisode
 from recollect.store.duplicates import digest
 from recollect.store.method import method_targets
 from recollect.store.notes import NewNote
 from recollect.store.records import Episode, Link, Note, parse_time, to_json
-from recollect.store.sqlite import Filter, NewEpisode
 
 if TYPE_CHECKING:
     from recollect.store.memory import Memory, Progress
@@ -165,9 +165,9 @@ def _restore_episodes(memory: Memory, batch: list[NewEpisode], renamed: dict[str
 
     db = memory.engine.db
     stored = db.existing([item.key for item in batch])
-    taken = {
-        row[0] for row in db.rows_in("SELECT id FROM episodes WHERE id IN ({})", [item.episode.id for item in batch])
-    }
+    with db.everyone():
+        ids = db.rows_in("SELECT id FROM episodes WHERE id IN ({})", [item.episode.id for item in batch])
+    taken = {row[0] for row in ids}
     fresh = []
     for item in batch:
         if item.key in stored:
@@ -197,7 +197,9 @@ def _restore_note(memory: Memory, fields: dict[str, Any], renamed: dict[str, str
     )
     if notes.owns(db, note.id, memory.user):
         return False
-    if db.rows("SELECT 1 FROM notes WHERE id = ?", (note.id,)):
+    with db.everyone():
+        taken = db.rows("SELECT 1 FROM notes WHERE id = ?", (note.id,))
+    if taken:
         from recollect.store.checks import new_id
 
         renamed[note.id] = "no_" + new_id(note.recorded_at)

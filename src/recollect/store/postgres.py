@@ -1,0 +1,536 @@
+"""The database in PostgreSQL, in the schema `recollect`, which several servers may read and write at once.
+
+Memories of one process on one address share a few connections. A statement, a snapshot or a transaction takes one of them
+for as long as it lasts and tells it the user (`recollect.user`), which row-level security goes by: a session sees that
+user's rows and no others, unless it takes care of the whole database (`everyone`). That holds for every role but a superuser
+or one with BYPASSRLS, so give the servers a plain role.
+
+Transactions that write for one user take turns by an advisory lock, so that none sees a row with a larger number before one
+with a smaller number, and none waits for another in a ring. Vectors are pgvector's `halfvec`, `vector` where pgvector is
+older than 0.7. Needs psycopg 3 and psycopg_pool: `pip install "recollect[postgres]"`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recollect.errors import Conflict, InvalidInput, StorageFailed, Unavailable
+from recollect.store.database import VECTOR_DTYPE, Database, Filter, Selection, shown
+from recollect.store.postgres_text import WordIndex
+from recollect.store.postgres_vectors import GRAPHS, StoredVectors
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+    from psycopg_pool import ConnectionPool
+
+MAX_CONNECTIONS = 16  # of one process to one address
+CONNECT_TIMEOUT_S = 10
+EF_SEARCH = 200  # that HNSW looks at: as many as the first stage of a recall asks for
+INSTALL = 'pip install "recollect[postgres]"'
+TABLES = (  # in an order in which each comes after those that it refers to
+    *("users", "sessions", "runs", "episodes", "notes", "note_sources", "links", "derivations", "underived"),
+    *("term_counts", "speakers", "chunks", "embeddings", "next_chunks", "erasing", "state"),
+)
+_WORDS = ("episodes_words", "notes_words")
+_ESCAPE = "\ufdd0"  # no character, and never one of a text's: stands before 0 for NUL, before 1 for itself
+_ARRAYS = {str: "text", bytes: "bytea", object: "bigint"}  # of values to look for
+_NUMBERED = {"episodes": "seq", "notes": "seq", "chunks": "id", "runs": "ref"}
+_WHOLE, _SCHEMA = 0x7265636F6C6C6563, 0x7265636F6C6C6564  # advisory locks: on all users, on the schema
+
+
+def driver() -> Any:
+    """The module psycopg. Raises Unavailable where it, or its pool, is not installed."""
+    try:
+        import psycopg
+        import psycopg_pool  # noqa: F401
+    except ImportError as error:
+        raise Unavailable(f"postgresql: {error.name} is not installed; run `{INSTALL}`.") from None
+    return psycopg
+
+
+@lru_cache(maxsize=4096)
+def dialect(sql: str) -> bytes:
+    """A statement of the shared code as psycopg and PostgreSQL read it."""
+    sql = sql.replace("%", "%%").replace("?", "%s")
+    sql = re.sub(r'(?<![.\w"])user(?!["\w])', '"user"', sql)
+    return sql.replace("casefold(", "folded(").replace("CROSS JOIN", "JOIN").encode()
+
+
+class PostgresDatabase(Database):
+    """One database on a PostgreSQL server. Safe to use from several threads, which read and write side by side."""
+
+    def __init__(self, url: str):
+        """url: `postgresql://user@host:port/database`, with what else libpq understands. Raises StorageFailed, Unavailable."""
+        super().__init__()
+        self._psycopg = driver()
+        self.url, self.path = url, shown(url)
+        self.texts = WordIndex(self)
+        self._local = threading.local()
+        self._pool: ConnectionPool | None = None
+        with self.translated():
+            self.vector_type = self._prepare()
+            self._pool = _lend(self)
+        self.uuid = self.get_state("uuid") or ""
+
+    # Opening
+
+    def _prepare(self) -> str:
+        """Bring the schema up to date, one process at a time; the type that vectors have in it."""
+        with self._psycopg.connect(self.url, connect_timeout=CONNECT_TIMEOUT_S, autocommit=True) as connection:
+            self.read_only = connection.execute("SHOW transaction_read_only").fetchone() == ("on",)
+            scripts = sorted(
+                (entry for entry in (resources.files("recollect.store.migrations") / "postgres").iterdir()),
+                key=lambda entry: entry.name,
+            )
+            scripts = [entry for entry in scripts if entry.name.endswith(".sql")]
+            if _version(connection) < len(scripts):
+                with connection.transaction():
+                    connection.execute("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA,))
+                    self._migrate(connection, scripts)
+            version = _version(connection)
+            if version > len(scripts):
+                raise Conflict(
+                    f"database {self.path}: written by a newer recollect (schema {version}, this one knows {len(scripts)}); "
+                    "upgrade recollect."
+                )
+            found = connection.execute(
+                "SELECT t.typname FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid "
+                "WHERE a.attrelid = 'recollect.embeddings'::regclass AND a.attname = 'vector'"
+            ).fetchone()
+            return found[0] if found else "halfvec"
+
+    def _migrate(self, connection: Connection, scripts: Sequence[Any]) -> None:
+        version = _version(connection)
+        if version == 0:
+            self._create(connection)
+        kind = "halfvec" if _extension(connection) >= (0, 7) else "vector"
+        connection.execute(f"SET LOCAL search_path = recollect, {_place(connection)}, public".encode())
+        for number, script in enumerate(scripts[version:], start=version + 1):
+            connection.execute(script.read_text("utf-8").replace("{vector}", kind).encode())
+            connection.execute("INSERT INTO recollect.migrations VALUES (%s)", (number,))
+        if version == 0:
+            connection.execute("INSERT INTO state VALUES ('uuid', %s), ('epoch', '0')", (uuid.uuid4().hex,))
+
+    def _create(self, connection: Connection) -> None:
+        """The extension, the schema and the table of migrations."""
+        errors = self._psycopg.errors
+        if not _extension(connection):
+            try:
+                with connection.transaction():
+                    connection.execute("CREATE EXTENSION vector")
+            except errors.InsufficientPrivilege:
+                raise Unavailable(
+                    f"database {self.path}: lacks the extension pgvector and this role may not create it; let a superuser run "
+                    "`CREATE EXTENSION vector` in it once."
+                ) from None
+            except (errors.UndefinedFile, errors.FeatureNotSupported, errors.UndefinedObject):
+                raise Unavailable(
+                    f"database {self.path}: its server lacks the extension pgvector; install it (the image pgvector/pgvector "
+                    "has it), then run `CREATE EXTENSION vector`."
+                ) from None
+        if connection.execute("SELECT to_regnamespace('recollect')").fetchone() != (None,):
+            raise Conflict(
+                f"database {self.path}: has a schema `recollect` of another program; choose another database."
+            )
+        connection.execute("CREATE SCHEMA recollect")
+        connection.execute("CREATE TABLE recollect.migrations (number BIGINT PRIMARY KEY)")
+
+    def configure(self, connection: Connection) -> None:
+        """Set up a new connection of the pool."""
+        connection.execute(
+            f"SET search_path = recollect, {_place(connection)}, public; SET synchronous_commit = on; SET jit = off".encode()
+        )
+        if _extension(connection) >= (0, 8):
+            connection.execute("SET hnsw.iterative_scan = strict_order")
+        connection.execute(f"SET hnsw.ef_search = {EF_SEARCH}".encode())
+        _adapt(connection, self.vector_type)
+
+    def close(self) -> None:
+        """Give the connections back."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            _give_back(self.url)
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn PostgreSQL's errors into recollect's, with the way out and without the password."""
+        errors = self._psycopg.errors
+        try:
+            yield
+        except self._psycopg.Error as error:
+            cause = " ".join(str(error).split())
+            for secret in _secrets(self.url):
+                cause = cause.replace(secret, "...")
+            if isinstance(error, errors.ProgramLimitExceeded):
+                raise InvalidInput(f"text: is longer than PostgreSQL can index ({cause}); shorten it.") from None
+            if isinstance(error, errors.InsufficientPrivilege):
+                advice = f"its role lacks a right ({cause}); see docs/postgres.md for what it needs"
+            elif isinstance(error, errors.ReadOnlySqlTransaction):
+                advice = "it is a standby that cannot be written; name the primary"
+            elif isinstance(error, errors.DiskFull):
+                advice = "the disk is full; free some space and try again, nothing was changed"
+            elif isinstance(error, (errors.InvalidPassword, errors.InvalidAuthorizationSpecification)) or (
+                "password" in cause
+            ):
+                advice = "it refused the role or its password; check both in the address, or set PGPASSWORD"
+            elif isinstance(error, errors.InvalidCatalogName) or ("does not exist" in cause and "database" in cause):
+                advice = "there is no such database; create it with `createdb`"
+            elif isinstance(error, self._psycopg.OperationalError) and not error.sqlstate:
+                advice = f"the server does not answer ({cause}); is it running, and is the address right?"
+            else:
+                advice = cause.rstrip(".")
+            raise StorageFailed(f"database {self.path}: {advice}.") from None
+
+    # Statements
+
+    @contextmanager
+    def _begun(self, begin: str) -> Iterator[Connection]:
+        """This thread's connection within a transaction; one that is under way is joined."""
+        held = getattr(self._local, "connection", None)
+        if held is not None:
+            yield held
+            return
+        if self._pool is None:
+            raise StorageFailed(f"database {self.path}: is closed.")
+        connection = self._taken(begin)
+        self._local.connection = connection
+        try:
+            yield connection
+            with self.translated():
+                connection.execute("COMMIT")
+        except BaseException:
+            with suppress(self._psycopg.Error):
+                connection.rollback()
+            raise
+        finally:
+            self._local.connection = None
+            self._pool.putconn(connection)
+
+    def _taken(self, begin: str) -> Connection:
+        """A connection on which a transaction has begun; one that the server has closed meanwhile is passed over."""
+        statement = f"{begin}; {self._told()}".encode()
+        with self.translated():
+            for _ in range(MAX_CONNECTIONS + 1):
+                assert self._pool is not None
+                connection = self._pool.getconn()
+                try:
+                    connection.execute(statement, prepare=False)
+                    return connection
+                except self._psycopg.OperationalError:
+                    broken = connection.broken or connection.closed
+                    self._pool.putconn(connection)
+                    if not broken:
+                        raise
+                except BaseException:
+                    self._pool.putconn(connection)
+                    raise
+            raise self._psycopg.OperationalError("every connection was closed by the server")
+
+    def _told(self) -> str:
+        """What a transaction is told first: its user, or that it takes care of all."""
+        everyone = self.bound is None or getattr(self._local, "everyone", False)
+        user = self._psycopg.sql.quote(self.bound or "")
+        return (
+            f"SELECT set_config('recollect.user', {user}, true), "
+            f"set_config('recollect.everyone', '{'on' if everyone else 'off'}', true)"
+        )
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing: committed and durable when the block ends, rolled back when it raises. May be nested.
+
+        One that begins within a snapshot belongs to it.
+        """
+        if self.bound is None or getattr(self._local, "everyone", False):
+            lock = f"SELECT pg_advisory_xact_lock({_WHOLE})"
+        else:
+            lock = f"SELECT pg_advisory_xact_lock_shared({_WHOLE}), pg_advisory_xact_lock({_number(self.bound)})"
+        with self._begun(f"BEGIN; {lock}"):
+            yield
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Several reads that see the same state of the database."""
+        with self._begun("BEGIN ISOLATION LEVEL REPEATABLE READ"):
+            yield
+
+    @contextmanager
+    def everyone(self) -> Iterator[None]:
+        """A block that sees the records of all users. A transaction that begins in it keeps all others from writing."""
+        before = getattr(self._local, "everyone", False)
+        self._local.everyone = True
+        self._tell_again()
+        try:
+            yield
+        finally:
+            self._local.everyone = before
+            self._tell_again()
+
+    def _tell_again(self) -> None:
+        held = getattr(self._local, "connection", None)
+        if held is not None and held.info.transaction_status == self._psycopg.pq.TransactionStatus.INTRANS:
+            held.execute(self._told().encode())
+
+    @contextmanager
+    def claim(self, work: str, user: str) -> Iterator[bool]:
+        """A block that does some work of a user; False where another server, or another thread here, is at it.
+
+        The claim is the lock on a row of `work`, held by a connection of its own: it ends with the process that holds it.
+        """
+        if getattr(self._local, "connection", None) is not None or self.read_only:
+            yield True
+            return
+        with self.transaction():
+            self.run("INSERT INTO work VALUES (?, ?) ON CONFLICT DO NOTHING", (work, self.user(user)))
+        assert self._pool is not None
+        connection = self._taken("BEGIN")
+        try:
+            with self.translated():
+                found = connection.execute(
+                    'SELECT 1 FROM work w JOIN users u ON u.ref = w."user" WHERE w.name = %s AND u.name = %s '
+                    "FOR UPDATE OF w SKIP LOCKED",
+                    (work, user),
+                ).fetchone()
+            yield found is not None
+        finally:
+            with suppress(self._psycopg.Error):
+                connection.rollback()
+            self._pool.putconn(connection)
+
+    def rows(self, sql: str, values: Sequence[Any] = ()) -> list[tuple]:
+        """All rows of one statement."""
+        with self._begun("BEGIN") as connection, self.translated():
+            return connection.execute(dialect(sql), tuple(values), binary=True).fetchall()
+
+    def rows_in(self, sql: str, values: Iterable[Any], before: Sequence[Any] = ()) -> list[tuple]:
+        """Rows of a statement with `IN ({})`, in the order of its index, not of the values."""
+        items = list(values)
+        if not items:
+            return []
+        kind = next(name for type_, name in _ARRAYS.items() if isinstance(items[0], type_))
+        return self.rows(sql.format(f"SELECT unnest(?::{kind}[])"), [*before, items])
+
+    def run(self, sql: str, values: Sequence[Any] = ()) -> int:
+        """Run one statement; the number of rows it changed."""
+        with self._writing() as connection, self.translated():
+            return connection.execute(dialect(sql), tuple(values)).rowcount
+
+    def run_many(self, sql: str, values: Iterable[Sequence[Any]]) -> None:
+        """Run one statement for each row of values, all or none."""
+        with self._writing() as connection, self.translated():
+            connection.cursor().executemany(dialect(sql), [tuple(row) for row in values])
+
+    def insert(self, sql: str, values: Sequence[Any]) -> int:
+        """Insert one row; its number."""
+        table = sql.split(maxsplit=3)[2]
+        with self._writing() as connection, self.translated():
+            numbered = f"{sql} RETURNING {_NUMBERED[table]}"
+            found = connection.execute(dialect(numbered), tuple(values)).fetchone()
+            return found[0]  # type: ignore[index]
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with self.transaction():
+            yield self._local.connection
+
+    # What only it can do
+
+    def as_vector(self, data: bytes) -> Any:
+        """What is bound for a vector, from its float16 bytes."""
+        return Vector(data)
+
+    def open_index(self, embedder_name: str, dim: int) -> StoredVectors:
+        """The vectors, which lie in the database itself."""
+        return StoredVectors(self, dim)
+
+    def allowed_chunks(self, filter_: Filter) -> Selection:
+        """The episodes' chunks that the filter lets through, as a condition for the search itself."""
+        return Selection(filter_)
+
+    def last_chunk(self) -> int:
+        """The largest chunk id that was given out."""
+        return self.rows("SELECT last_value FROM chunk_ids")[0][0]
+
+    def turns(self, spans: Sequence[Sequence[int]], columns: str, where: str, values: Sequence[Any]) -> list[tuple]:
+        """Columns of the episodes `e` in any of these spans (session, first position, last position)."""
+        if not spans:
+            return []
+        return self.rows(
+            f"SELECT {columns} FROM unnest(?::bigint[], ?::bigint[], ?::bigint[]) p (session, first, last) "
+            f"JOIN episodes e ON e.session = p.session AND e.position BETWEEN p.first AND p.last WHERE {where}",
+            (*(list(column) for column in zip(*spans, strict=True)), *values),
+        )
+
+    def scrub(self, traces: Sequence[str] | None) -> bool:
+        """Free the space of what was deleted (`VACUUM` of every table); what a backup or an archived log holds is not reached."""
+        if getattr(self._local, "connection", None) is not None:
+            return False
+        assert self._pool is not None
+        with self.translated():
+            connection = self._pool.getconn()
+            try:
+                connection.execute(f"VACUUM {', '.join((*TABLES, *_WORDS))}".encode(), prepare=False)
+            finally:
+                self._pool.putconn(connection)
+        self.set_state("scrub", None)
+        return True
+
+    def num_damaged(self) -> int:
+        """Indexes that PostgreSQL holds for invalid."""
+        return self.rows(
+            "SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid "
+            "WHERE c.relnamespace = 'recollect'::regnamespace AND NOT i.indisvalid"
+        )[0][0]
+
+    def size_bytes(self) -> int:
+        """Bytes of all tables and indexes but the vectors' index."""
+        whole = self.rows(
+            "SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class "
+            "WHERE relnamespace = 'recollect'::regnamespace AND relkind = 'r'"
+        )[0][0]
+        return whole - self.index_bytes()
+
+    def index_bytes(self) -> int:
+        """Bytes of the vectors' index."""
+        return self.rows(
+            f"SELECT coalesce(sum(pg_relation_size(('recollect.' || relname)::regclass)), 0)::bigint FROM ({GRAPHS}) graphs"
+        )[0][0]
+
+
+# The connections of this process, shared by the memories on one address
+
+_pools: dict[str, tuple[Any, int]] = {}
+_pools_lock = threading.Lock()
+
+
+def _lend(db: PostgresDatabase) -> ConnectionPool:
+    from psycopg_pool import ConnectionPool
+
+    with _pools_lock:
+        pool: Any
+        pool, users = _pools.get(db.url, (None, 0))
+        if pool is None:
+            options = {"autocommit": True, "connect_timeout": CONNECT_TIMEOUT_S}
+            pool = ConnectionPool(
+                db.url,
+                kwargs=options,
+                min_size=1,
+                max_size=MAX_CONNECTIONS,
+                configure=db.configure,
+                num_workers=1,
+                open=True,
+            )
+        _pools[db.url] = (pool, users + 1)
+        return pool
+
+
+def _give_back(url: str) -> None:
+    with _pools_lock:
+        pool, users = _pools.pop(url)
+        if users > 1:
+            _pools[url] = (pool, users - 1)
+            return
+    pool.close()
+
+
+# Small parts
+
+
+class Vector(bytes):
+    """The float16 bytes of a vector, to be bound."""
+
+
+def _adapt(connection: Connection, kind: str) -> None:
+    """Let a connection write and read vectors as float16 bytes, and texts that hold NUL, which PostgreSQL's cannot.
+
+    The binary form of a vector is its dimension, a zero and big-endian numbers.
+    """
+    from psycopg import adapt, pq
+    from psycopg.types import TypeInfo
+    from psycopg.types.string import StrDumperUnknown, TextBinaryLoader
+
+    info = TypeInfo.fetch(connection, kind)
+    assert info is not None
+    number = np.dtype(">f2" if kind == "halfvec" else ">f4")
+
+    class Dumper(adapt.Dumper):
+        format = pq.Format.BINARY
+        oid = info.oid
+
+        def dump(self, obj: Any) -> bytes:
+            values = np.frombuffer(obj, VECTOR_DTYPE)
+            return len(values).to_bytes(2, "big") + b"\0\0" + values.astype(number).tobytes()
+
+    class Loader(adapt.Loader):
+        format = pq.Format.BINARY
+
+        def load(self, data: Any) -> bytes:
+            return np.frombuffer(bytes(data)[4:], number).astype(VECTOR_DTYPE).tobytes()
+
+    class TextDumper(StrDumperUnknown):
+        def dump(self, obj: str) -> Any:
+            if "\0" in obj or _ESCAPE in obj:
+                obj = obj.replace(_ESCAPE, _ESCAPE + "1").replace("\0", _ESCAPE + "0")
+            return super().dump(obj)
+
+    class TextLoader(TextBinaryLoader):
+        def load(self, data: Any) -> Any:
+            text = str(super().load(data))
+            if _ESCAPE in text:
+                text = text.replace(_ESCAPE + "0", "\0").replace(_ESCAPE + "1", _ESCAPE)
+            return text
+
+    adapters = connection.adapters
+    adapters.register_dumper(Vector, Dumper)
+    adapters.register_loader(info.oid, Loader)
+    adapters.register_dumper(str, TextDumper)
+    adapters.register_loader("text", TextLoader)
+
+
+def _version(connection: Connection) -> int:
+    """How many migrations the database has seen."""
+    if connection.execute("SELECT to_regclass('recollect.migrations')").fetchone() == (None,):
+        return 0
+    found = connection.execute("SELECT coalesce(max(number), 0) FROM recollect.migrations").fetchone()
+    return found[0] if found else 0
+
+
+def _extension(connection: Connection) -> tuple[int, ...]:
+    """The version of pgvector in the database; empty where there is none."""
+    found = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
+    return tuple(int(part) for part in re.findall(r"\d+", found[0])) if found else ()
+
+
+def _place(connection: Connection) -> str:
+    """The schema that pgvector lies in, quoted."""
+    found = connection.execute(
+        "SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = 'vector'"
+    ).fetchone()
+    return found[0] if found else "public"
+
+
+def _number(user: str) -> int:
+    """The advisory lock of a user."""
+    return int.from_bytes(hashlib.blake2b(user.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def _secrets(url: str) -> list[str]:
+    """The password of an address, as it stands there and as it is meant."""
+    from urllib.parse import parse_qs, unquote, urlsplit
+
+    try:
+        parts = urlsplit(url)
+        found = [parts.password or "", *parse_qs(parts.query).get("password", [])]
+    except ValueError:
+        return [url]
+    return [secret for word in found if word for secret in (word, unquote(word))]
