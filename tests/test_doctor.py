@@ -68,7 +68,7 @@ def test_what_is_no_memory_is_said(place, tmp_path):
     assert look(place, db="notes.txt")["database"].ok is False
     sqlite3.connect(tmp_path / "other.db").execute("CREATE TABLE x (y)").connection.close()
     assert "no such table: episodes" in look(place, db="other.db")["database"].detail
-    assert look(place, db="postgresql://host/db")["database"].ok is False
+    assert look(place, db="mysql://host/db")["database"].ok is False
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write anywhere")

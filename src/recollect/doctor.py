@@ -77,6 +77,8 @@ def _sqlite(settings: Settings) -> Iterator[Check]:
 
 
 def _settings(settings: Settings) -> Iterator[Check]:
+    from recollect.store.database import shown as address_shown
+
     if settings.files:
         yield Check("config file", True, ", ".join(str(file) for file in settings.files))
     else:
@@ -85,14 +87,15 @@ def _settings(settings: Settings) -> Iterator[Check]:
     for name, origin in settings.origins.items():
         value = getattr(settings, name)
         if value is not None and origin != "default":
+            if name == "db":
+                value = address_shown(value)
             shown.append(f"{name} = {'(set)' if name.endswith('api_key') else value} from {origin}")
     yield Check("settings", True, "; ".join(shown) if shown else "all at their defaults")
 
 
 def _database(settings: Settings) -> Iterator[Check]:
     if "://" in settings.db:
-        scheme = settings.db.split("://")[0]
-        yield Check("database", False, f"{scheme} addresses cannot be opened yet", "set db to the path of a file")
+        yield _server_database(settings.db)
         return
     path = Path(settings.db).expanduser()
     if not path.exists():
@@ -120,6 +123,23 @@ def _database(settings: Settings) -> Iterator[Check]:
     detail = f"{path}: {num_episodes:,} episodes, {size:.1f} MB, vectors by {state.get('embedder', 'none yet')}"
     fix = "" if writable else f"give yourself the right to write {path} and its folder; recall works without"
     yield Check("database", True if writable else None, detail + ("" if writable else ", read-only"), fix)
+
+
+def _server_database(address: str) -> Check:
+    from recollect.store.database import is_server, shown
+
+    if not is_server(address):
+        scheme = address.split("://")[0]
+        return Check(
+            "database", False, f"{scheme} addresses cannot be opened", "set db to a file or to postgresql://..."
+        )
+    from recollect.store.postgres import look
+
+    try:
+        detail, advice = look(address)
+    except RecollectError as error:
+        return Check("database", False, str(error), "see the sentence before")
+    return Check("database", None if advice else True, f"{shown(address)}: {detail}", advice)
 
 
 def _embedder(settings: Settings) -> Iterator[Check]:
@@ -152,6 +172,7 @@ def _packages(settings: Settings) -> Iterator[Check]:
         ("scipy", "graph methods", "scale"),
         ("fastapi", "recollect serve", "server"),
         ("mcp", "recollect mcp", "server"),
+        ("psycopg", "memories in PostgreSQL", "postgres"),
         ("torch", "the homes context, state and weights; the store needs none", "torch"),
         ("transformers", "local language models and the homes that change models", "torch"),
     ):

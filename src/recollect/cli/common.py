@@ -31,7 +31,7 @@ Db = Annotated[
     str | None,
     typer.Option(
         "--db",
-        help="Database file. Default: RECOLLECT_DB, recollect.toml, or your data folder.",
+        help="Database file, or postgresql://... Default: RECOLLECT_DB, recollect.toml, or your data folder.",
         rich_help_panel="Memory",
     ),
 ]
@@ -87,19 +87,20 @@ def opened(
     derive: let the method read first what it has not read, with a progress bar unless `quiet`. A method that derives gets
     the language model that is configured, as does, with `with_lm`, any.
     """
+    from recollect.store.database import exists, shown
     from recollect.store.memory import Memory
     from recollect.store.method import derives
 
     chosen = settings(db, user, agent, embedder, method)
-    path = Path(chosen.db)
-    if not create and chosen.db != ":memory:" and not path.exists():
+    known = exists(chosen.db)
+    if not create and chosen.db != ":memory:" and not known:
         raise InvalidInput(
-            f"db: {path} does not exist; `recollect add` or `recollect import` makes it, or name another with --db."
+            f"db: {shown(chosen.db)} does not exist; `recollect add` or `recollect import` makes it, or name another with --db."
         )
     if create and chosen.origins.get("db") == "default":
-        path.parent.mkdir(parents=True, exist_ok=True)
+        Path(chosen.db).parent.mkdir(parents=True, exist_ok=True)
     name: Any = chosen.embedder
-    if embedder is None and path.exists():
+    if embedder is None and known:
         name = None  # the database remembers its own
     elif name is not None and name.startswith("openai:"):
         from recollect.store.embedders import embedder_from_settings

@@ -61,7 +61,7 @@ def run(
         for name in wanted:
             method_class(name)
     with opened(db, user, agent) as memory:
-        path, bound, narrowed = memory.engine.db.path, memory.user, memory.agent
+        path, bound, narrowed = settings(db, user, agent).db, memory.user, memory.agent
     shown = []
     for name in wanted:
         method = make_method(method_class(name)(), from_settings(settings()))

@@ -14,7 +14,7 @@ from recollect.cli.common import EXIT_CODES, INTERRUPTED, code_of, err, escape, 
 
 COMMANDS = {
     "Use a memory": ("init", "add", "import", "recall", "answer", "history", "forget", "export"),
-    "Look after it": ("stats", "derive", "consolidate", "compare", "verify", "reindex", "doctor"),
+    "Look after it": ("stats", "derive", "consolidate", "compare", "verify", "reindex", "copy", "doctor"),
     "Serve it": ("serve", "keys", "mcp"),
     "Measure": ("demo", "systems", "reproduce", "bench", "testbed"),
 }

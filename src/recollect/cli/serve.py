@@ -42,6 +42,8 @@ def run(
     method: MethodName = None,
 ) -> None:
     """Serve the memory: REST at /v1, an OpenAI-compatible gateway at /v1, MCP at /mcp, until Ctrl-C."""
+    from recollect.store.database import shown
+
     try:
         from recollect.server.limits import Limits
         from recollect.server.run import serve
@@ -59,7 +61,7 @@ def run(
     )
 
     def ready(address: str) -> None:
-        err.print(f"recollect serves {chosen.db} at {address}, Ctrl-C stops it", soft_wrap=True)
+        err.print(f"recollect serves {shown(chosen.db)} at {address}, Ctrl-C stops it", soft_wrap=True)
 
     try:
         serve(chosen, host, port, require_key=require_key, limits=limits, ready=ready)

@@ -12,6 +12,7 @@ from pathlib import Path
 from recollect.config import Settings
 from recollect.errors import InvalidInput
 from recollect.lm import LanguageModel
+from recollect.store.database import exists
 from recollect.store.embedders import embedder_from_settings
 from recollect.store.memory import Memory
 from recollect.store.method import make_method
@@ -78,10 +79,9 @@ class Memories:
 
 def open_as_set(settings: Settings, lm: LanguageModel | None) -> Memory:
     """The memory that the settings name, made if there is none. Raises as `recollect.open` does."""
-    path = Path(settings.db)
     if settings.origins.get("db") == "default":
-        path.parent.mkdir(parents=True, exist_ok=True)
-    new = settings.embedder is not None and not path.exists()  # a database that is there remembers its own
+        Path(settings.db).parent.mkdir(parents=True, exist_ok=True)
+    new = settings.embedder is not None and not exists(settings.db)  # a database that is there remembers its own
     embedder = embedder_from_settings(settings) if new else None
     return Memory(
         settings.db, user=settings.user, agent=settings.agent, embedder=embedder, method=settings.method, lm=lm

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import closing
 
 import uvicorn
 from fastapi import FastAPI
@@ -33,7 +34,9 @@ def serve(
     Raises InvalidInput, naming the field, when it cannot start, and as `recollect.open` does.
     """
     needs_key = require_key or not is_loopback(host)
-    if needs_key and not KeyRing(settings.db).list():
+    with closing(KeyRing(settings.db)) as ring:
+        lacks_keys = needs_key and not ring.list()
+    if lacks_keys:
         raise InvalidInput(
             f"host: {host} demands keys and there are none; make one with `recollect keys create --user NAME --scopes "
             "read,write`, or serve 127.0.0.1."

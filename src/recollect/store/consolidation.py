@@ -7,6 +7,7 @@ number, which brings back every note that they had replaced or closed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -74,6 +75,15 @@ def consolidate(engine: Engine, method: Any, user: str, agent: str | None, dry_r
     before = cost_of(method)
     if not derives(method):
         return Consolidation(None, method.name, (), (), Cost())
+    with nullcontext(True) if dry_run else engine.db.claim(f"consolidate {method.name}", user) as mine:
+        if not mine:
+            raise Conflict("consolidate: another server is consolidating this user's notes; try again when it is done.")
+        return _consolidated(engine, method, user, agent, dry_run, before)
+
+
+def _consolidated(
+    engine: Engine, method: Any, user: str, agent: str | None, dry_run: bool, before: Cost
+) -> Consolidation:
     for _ in range(TRIES):
         draft = Draft()
         for scope in _scopes(engine.db, user, agent):

@@ -52,6 +52,15 @@ def shown(path: str | os.PathLike[str]) -> str:
         return "postgresql://..."
 
 
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a memory at a path already, which remembers its embedder."""
+    if is_server(path):
+        from recollect.store.postgres import holds_memory
+
+        return holds_memory(os.fspath(path))
+    return os.path.exists(os.path.expanduser(path))
+
+
 def open_database(path: str | os.PathLike[str]) -> Database:
     """The database at a path, ":memory:" or `postgresql://...`, made if there is none."""
     if is_server(path):

@@ -2,7 +2,8 @@
 
 How far a method has read a user's episodes is one number (`derivations.upto`), moved in the transaction that writes what was
 derived. An episode whose derivation failed is put aside (`underived`) and tried again when asked for, or in quiet hours. Two
-processes that derive at the same time do some work twice; the one that is second discards its draft.
+processes that derive at the same time on one file do some work twice; the one that is second discards its draft. On a
+database that several servers share, one of them claims a user's derivation and the others leave it to that one.
 """
 
 from __future__ import annotations
@@ -74,27 +75,30 @@ def derive(
 ) -> DeriveReport:
     """Derive what the method has not read yet, and what forgetting has flagged; with `retry`, what had failed too.
 
-    Stops, and says why, when the language model cannot be reached; what was done is kept.
+    Stops, and says why, when the language model cannot be reached; what was done is kept. Does nothing while another server
+    derives for the user.
     """
     db, before = engine.db, cost_of(method)
     num_episodes = num_notes = 0
     stopped = None
     if derives(method) and not db.read_only:
-        _start(engine, method, user)
-        try:
-            _rederive(engine, method, user)
-            if retry:
-                for part in _slices(_failed(db, method, user)):
-                    num_notes += _retry(engine, method, user, part)
-            while batch := _unread(db, method, user):
-                written = _read(engine, method, user, batch)
-                if written is not None:
-                    num_episodes += len(batch)
-                    num_notes += written
-                    if progress is not None:
-                        progress(len(batch))
-        except Unavailable as error:
-            stopped = str(error)
+        with db.claim(f"derive {method.name}", user) as mine:
+            try:
+                if mine:
+                    _start(engine, method, user)
+                    _rederive(engine, method, user)
+                if mine and retry:
+                    for part in _slices(_failed(db, method, user)):
+                        num_notes += _retry(engine, method, user, part)
+                while mine and (batch := _unread(db, method, user)):
+                    written = _read(engine, method, user, batch)
+                    if written is not None:
+                        num_episodes += len(batch)
+                        num_notes += written
+                        if progress is not None:
+                            progress(len(batch))
+            except Unavailable as error:
+                stopped = str(error)
     waiting = db.rows(
         "SELECT count(*) FROM underived x JOIN episodes e ON e.seq = x.episode JOIN sessions s ON s.ref = e.session "
         "JOIN users u ON u.ref = s.user WHERE x.method = ? AND u.name = ?",

@@ -92,9 +92,9 @@ def open(
     method: str | Method | None = None,
     lm: LanguageModel | None = None,
 ) -> Memory:
-    """Open a memory, creating the file if there is none.
+    """Open a memory, made if there is none.
 
-    path: a file, or ":memory:" for one that ends with the process.
+    path: a file, ":memory:" for one that ends with the process, or "postgresql://..." for a database on a server.
     user: whose memory it is; no call ever reads or writes another user's records.
     agent: narrows reads to, and marks writes as, one agent's.
     embedder: "minilm", "hashing", "sentence-transformers:NAME", "fastembed:NAME", "openai:MODEL@BASE_URL" or an instance;

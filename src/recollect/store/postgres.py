@@ -17,7 +17,7 @@ import re
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -64,6 +64,38 @@ def dialect(sql: str) -> bytes:
     sql = sql.replace("%", "%%").replace("?", "%s")
     sql = re.sub(r'(?<![.\w"])user(?!["\w])', '"user"', sql)
     return sql.replace("casefold(", "folded(").replace("CROSS JOIN", "JOIN").encode()
+
+
+@contextmanager
+def translated(url: str) -> Iterator[None]:
+    """Turn PostgreSQL's errors into recollect's, with the way out and without the password."""
+    psycopg = driver()
+    errors = psycopg.errors
+    try:
+        yield
+    except psycopg.Error as error:
+        cause = " ".join(str(error).split())
+        for secret in _secrets(url):
+            cause = cause.replace(secret, "...")
+        if isinstance(error, errors.ProgramLimitExceeded):
+            raise InvalidInput(f"text: is longer than PostgreSQL can index ({cause}); shorten it.") from None
+        if isinstance(error, errors.InsufficientPrivilege):
+            advice = f"its role lacks a right ({cause}); see docs/postgres.md for what it needs"
+        elif isinstance(error, errors.ReadOnlySqlTransaction):
+            advice = "it is a standby that cannot be written; name the primary"
+        elif isinstance(error, errors.DiskFull):
+            advice = "the disk is full; free some space and try again, nothing was changed"
+        elif isinstance(error, (errors.InvalidPassword, errors.InvalidAuthorizationSpecification)) or (
+            "password" in cause
+        ):
+            advice = "it refused the role or its password; check both in the address, or set PGPASSWORD"
+        elif isinstance(error, errors.InvalidCatalogName) or ("does not exist" in cause and "database" in cause):
+            advice = "there is no such database; create it with `createdb`"
+        elif isinstance(error, psycopg.OperationalError) and not error.sqlstate:
+            advice = f"the server does not answer ({cause}); is it running, and is the address right?"
+        else:
+            advice = cause.rstrip(".")
+        raise StorageFailed(f"database {shown(url)}: {advice}.") from None
 
 
 class PostgresDatabase(Database):
@@ -161,35 +193,9 @@ class PostgresDatabase(Database):
         if pool is not None:
             _give_back(self.url)
 
-    @contextmanager
-    def translated(self) -> Iterator[None]:
-        """Turn PostgreSQL's errors into recollect's, with the way out and without the password."""
-        errors = self._psycopg.errors
-        try:
-            yield
-        except self._psycopg.Error as error:
-            cause = " ".join(str(error).split())
-            for secret in _secrets(self.url):
-                cause = cause.replace(secret, "...")
-            if isinstance(error, errors.ProgramLimitExceeded):
-                raise InvalidInput(f"text: is longer than PostgreSQL can index ({cause}); shorten it.") from None
-            if isinstance(error, errors.InsufficientPrivilege):
-                advice = f"its role lacks a right ({cause}); see docs/postgres.md for what it needs"
-            elif isinstance(error, errors.ReadOnlySqlTransaction):
-                advice = "it is a standby that cannot be written; name the primary"
-            elif isinstance(error, errors.DiskFull):
-                advice = "the disk is full; free some space and try again, nothing was changed"
-            elif isinstance(error, (errors.InvalidPassword, errors.InvalidAuthorizationSpecification)) or (
-                "password" in cause
-            ):
-                advice = "it refused the role or its password; check both in the address, or set PGPASSWORD"
-            elif isinstance(error, errors.InvalidCatalogName) or ("does not exist" in cause and "database" in cause):
-                advice = "there is no such database; create it with `createdb`"
-            elif isinstance(error, self._psycopg.OperationalError) and not error.sqlstate:
-                advice = f"the server does not answer ({cause}); is it running, and is the address right?"
-            else:
-                advice = cause.rstrip(".")
-            raise StorageFailed(f"database {self.path}: {advice}.") from None
+    def translated(self) -> AbstractContextManager[None]:
+        """A block whose errors of PostgreSQL become recollect's."""
+        return translated(self.url)
 
     # Statements
 
@@ -292,20 +298,18 @@ class PostgresDatabase(Database):
             return
         with self.transaction():
             self.run("INSERT INTO work VALUES (?, ?) ON CONFLICT DO NOTHING", (work, self.user(user)))
-        assert self._pool is not None
-        connection = self._taken("BEGIN")
+            ref = self.user(user)
+        with self.translated():
+            connection = self._psycopg.connect(self.url, connect_timeout=CONNECT_TIMEOUT_S, autocommit=True)
         try:
             with self.translated():
+                connection.execute(f"BEGIN; {self._told()}".encode())
                 found = connection.execute(
-                    'SELECT 1 FROM work w JOIN users u ON u.ref = w."user" WHERE w.name = %s AND u.name = %s '
-                    "FOR UPDATE OF w SKIP LOCKED",
-                    (work, user),
+                    'SELECT 1 FROM recollect.work WHERE name = %s AND "user" = %s FOR UPDATE SKIP LOCKED', (work, ref)
                 ).fetchone()
             yield found is not None
         finally:
-            with suppress(self._psycopg.Error):
-                connection.rollback()
-            self._pool.putconn(connection)
+            connection.close()
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[tuple]:
         """All rows of one statement."""
@@ -385,6 +389,15 @@ class PostgresDatabase(Database):
         self.set_state("scrub", None)
         return True
 
+    def refresh(self) -> None:
+        """After very many writes: let PostgreSQL look at what is there, and make the vectors' index."""
+        assert self._pool is not None
+        with self.translated(), self._pool.connection() as connection:
+            connection.execute(f"ANALYZE {', '.join((*TABLES, *_WORDS))}".encode(), prepare=False)
+        found = self.rows("SELECT vector_dims(vector) FROM embeddings LIMIT 1")
+        if found:
+            self.open_index("", found[0][0]).build_approximate()
+
     def num_damaged(self) -> int:
         """Indexes that PostgreSQL holds for invalid."""
         return self.rows(
@@ -405,6 +418,40 @@ class PostgresDatabase(Database):
         return self.rows(
             f"SELECT coalesce(sum(pg_relation_size(('recollect.' || relname)::regclass)), 0)::bigint FROM ({GRAPHS}) graphs"
         )[0][0]
+
+
+def look(url: str) -> tuple[str, str]:
+    """What is at an address, as a sentence, and what to do about it, "" for nothing. Makes nothing. Raises as `recollect.open`."""
+    psycopg = driver()
+    with translated(url), psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT_S, autocommit=True) as connection:
+        server = connection.info.server_version // 10000
+        extension = ".".join(map(str, _extension(connection)))
+        if not extension:
+            return f"PostgreSQL {server} without pgvector", "let a superuser run `CREATE EXTENSION vector` in it"
+        if not _version(connection):
+            return f"PostgreSQL {server}, pgvector {extension}, no memory yet; it is made at the first use", ""
+        free = connection.execute(
+            "SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user"
+        ).fetchone()
+        advice = (
+            "use a role that is no superuser and has no BYPASSRLS, so that row-level security holds"
+            if free == (True,)
+            else ""
+        )
+        connection.execute("SELECT set_config('recollect.everyone', 'on', false)")
+        (episodes, num_bytes) = connection.execute(
+            "SELECT count(*), pg_database_size(current_database()) FROM recollect.episodes"
+        ).fetchone() or (0, 0)
+        return f"PostgreSQL {server}, pgvector {extension}, {episodes:,} episodes, {num_bytes / 1e6:.1f} MB", advice
+
+
+def holds_memory(url: str) -> bool:
+    """Whether there is a memory at an address; nothing is made. Raises StorageFailed and Unavailable."""
+    psycopg = driver()
+    with translated(url), psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT_S, autocommit=True) as connection:
+        if not _version(connection):
+            return False
+        return bool(connection.execute("SELECT 1 FROM recollect.state WHERE key = 'embedder'").fetchone())
 
 
 # The connections of this process, shared by the memories on one address

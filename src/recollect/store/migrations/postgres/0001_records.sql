@@ -77,8 +77,8 @@ CREATE TABLE notes (
   key TEXT,                          -- what it is found by; NULL for its text
   any_source BIGINT NOT NULL DEFAULT 0,  -- 1 when each of its sources alone carries it
   run BIGINT REFERENCES runs (ref),      -- the consolidation that made it
-  replaced_by BIGINT REFERENCES notes (seq) ON DELETE SET NULL,
-  closed_by BIGINT REFERENCES notes (seq) ON DELETE SET NULL,  -- what ended its validity
+  replaced_by BIGINT REFERENCES notes (seq) ON DELETE SET NULL DEFERRABLE,
+  closed_by BIGINT REFERENCES notes (seq) ON DELETE SET NULL DEFERRABLE,  -- what ended its validity
   same BYTEA,                        -- a hash that near-identical texts share; NULL where nobody looks for them
   about TEXT,                        -- of a fact: its subject, case-folded
   owner BIGINT NOT NULL REFERENCES users (ref)
@@ -134,10 +134,9 @@ CREATE INDEX underived_by_episode ON underived (episode);
 -- What servers do for a user, one of them at a time: each locks its row, and passes over rows that another has locked.
 CREATE TABLE work (
   name TEXT NOT NULL,
-  "user" BIGINT NOT NULL REFERENCES users (ref) ON DELETE CASCADE,
+  "user" BIGINT NOT NULL,                -- no reference, lest forgetting a user waits for work that waits for it
   PRIMARY KEY (name, "user")
 );
-CREATE INDEX work_by_user ON work ("user");
 
 -- Caches: words of every text, term counts of each user, chunks and their embeddings.
 CREATE TABLE episodes_words (
