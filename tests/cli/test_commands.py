@@ -223,3 +223,26 @@ def test_version_and_completion(run):
 
     assert run("--version")[1].strip().endswith(__version__)
     assert "--install-completion" in run("--help")[1]
+
+
+def test_a_file_is_copied_into_postgresql_and_used_there(run, postgres, monkeypatch):
+    run("add", "I moved to Lisbon in May.", "--speaker", "Ana", "--at", "2024-05-12T09:30")
+    with postgres.database() as url:
+        code, out, _ = run("copy", "sqlite-to-postgres", "memory.db", url, "--json")
+        assert code == 0
+        assert json.loads(out)["rows"]["episodes"] == 1
+        code, _, err = run("copy", "sqlite-to-postgres", "memory.db", url.replace("app@", "app:s3cret@"))
+        assert (code, "not empty" in err, "s3cret" in err) == (2, True, False)
+        monkeypatch.setenv("RECOLLECT_DB", url)
+        code, out, _ = run("recall", "Where does Ana live?", "--json")
+        assert code == 0
+        assert "Lisbon" in out
+        assert run("add", "I like tea.")[0] == 0
+        assert run("verify")[0] == 0
+        assert "Episodes" in run("stats")[1]
+        code, out, _ = run("doctor")
+        assert "2 episodes" in out.replace("\n", " ")
+    with postgres.database() as empty:
+        code, _, err = run("recall", "anything", "--db", empty)
+        assert code == 2
+        assert "does not exist" in err

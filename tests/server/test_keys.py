@@ -76,3 +76,20 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
     assert run("create", "--user", "bo").startswith("rk_")
     run("revoke", made["id"])
     assert [key["user"] for key in json.loads(run("list", "--json"))] == ["bo"]
+
+
+def test_keys_of_a_database_on_a_server_lie_in_it(postgres):
+    with postgres.database() as url:
+        ring, other = KeyRing(url), KeyRing(url)
+        assert ring.find("rk_a_b") is None
+        key, token = ring.create("ana", ["write", "read"])
+        assert other.find(token) == key
+        assert other.list() == (key,)
+        for wrong in (token[:-1], "rk_\ud800_x", "rk_'; DROP TABLE keys_x"):
+            assert other.find(wrong) is None
+        other.revoke(key.id)
+        assert ring.find(token) is None
+        with pytest.raises(NotFound):
+            ring.revoke(key.id)
+        ring.close()
+        other.close()

@@ -17,10 +17,12 @@ from recollect.server.pool import Memories
 from recollect.server.problems import Refused
 from recollect.server.work import Workers
 
+BACKENDS = ("sqlite", "postgres")
+
 
 @pytest.fixture
-def memories(tmp_path):
-    made = Memories(load_settings(db=str(tmp_path / "m.db"), embedder="hashing"), None, num_open=2)
+def memories(place):
+    made = Memories(load_settings(db=str(place), embedder="hashing"), None, num_open=2)
     yield made
     made.close()
 

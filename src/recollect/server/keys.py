@@ -82,7 +82,7 @@ class KeyRing:
     def find(self, token: str) -> Key | None:
         """The key whose secret this is, or None."""
         id_, _, secret = token.removeprefix(PREFIX).partition("_")
-        if not token.startswith(PREFIX) or not secret:
+        if not token.startswith(PREFIX) or not secret or not id_.isascii():
             return None
         rows = self._shelf.run("SELECT id, user, scopes, created, hash FROM keys WHERE id = ?", (id_,))
         if not rows or not hmac.compare_digest(rows[0][4], _hash(token)):

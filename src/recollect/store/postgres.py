@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 MAX_CONNECTIONS = 16  # of one process to one address
 CONNECT_TIMEOUT_S = 10
+WAIT_S = 30  # for one of them
 EF_SEARCH = 200  # that HNSW looks at: as many as the first stage of a recall asks for
 INSTALL = 'pip install "recollect[postgres]"'
 TABLES = (  # in an order in which each comes after those that it refers to
@@ -226,21 +227,25 @@ class PostgresDatabase(Database):
         """A connection on which a transaction has begun; one that the server has closed meanwhile is passed over."""
         statement = f"{begin}; {self._told()}".encode()
         with self.translated():
+            assert self._pool is not None
             for _ in range(MAX_CONNECTIONS + 1):
-                assert self._pool is not None
+                if not self._pool.get_stats()["pool_size"]:
+                    self._look()
                 connection = self._pool.getconn()
                 try:
                     connection.execute(statement, prepare=False)
                     return connection
-                except self._psycopg.OperationalError:
-                    broken = connection.broken or connection.closed
+                except BaseException as error:
+                    broken = isinstance(error, self._psycopg.OperationalError) and connection.broken
                     self._pool.putconn(connection)
                     if not broken:
                         raise
-                except BaseException:
-                    self._pool.putconn(connection)
-                    raise
+                self._look()
             raise self._psycopg.OperationalError("every connection was closed by the server")
+
+    def _look(self) -> None:
+        """See that the server answers, lest the pool waits for it and then cannot say why."""
+        self._psycopg.connect(self.url, connect_timeout=CONNECT_TIMEOUT_S).close()
 
     def _told(self) -> str:
         """What a transaction is told first: its user, or that it takes care of all."""
@@ -475,6 +480,8 @@ def _lend(db: PostgresDatabase) -> ConnectionPool:
                 max_size=MAX_CONNECTIONS,
                 configure=db.configure,
                 num_workers=1,
+                timeout=WAIT_S,
+                reconnect_timeout=1,
                 open=True,
             )
         _pools[db.url] = (pool, users + 1)
