@@ -60,7 +60,7 @@ TEMPLATE = """\
 class Settings:
     """What is in force. `origins` maps each field to "default", "argument", an environment name or a file's path."""
 
-    db: str  # a path, or a URL such as postgresql://...
+    db: str = field(repr=False)  # a path, or postgresql://..., which may hold a password
     user: str = "default"
     agent: str | None = None
     method: str | None = None  # None: the one that the database remembers, `episodic` for a new one

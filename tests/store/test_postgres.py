@@ -201,6 +201,18 @@ def test_a_connection_that_the_server_closed_is_replaced(postgres, open_memory):
     assert [hit.text for hit in memory.recall("tea")] == ["tea"]
 
 
+def test_a_receipt_is_not_complete_while_an_older_transaction_holds_what_was_deleted(open_memory, place):
+    memory = open_memory()
+    memory.add("tea is green", session="s")
+    with psycopg.connect(place) as raw:
+        raw.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        raw.execute("SELECT count(*) FROM recollect.episodes")
+        assert not memory.forget(session="s").complete
+    assert memory.engine.db.get_state("scrub") is not None
+    memory.add("rain", session="t")
+    assert memory.forget(session="t").complete
+
+
 def test_texts_come_back_as_they_were_given(open_memory):
     hostile = ["a\0b", "\ufdd0", "\ufdd00 \ufdd01\0", "100% of 'quotes' \\ \" ?", "\U0001f375" * 50, "user = ? %s"]
     memory = open_memory()

@@ -5,10 +5,18 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 
 import recollect
 
@@ -113,3 +121,21 @@ MemoryMachine.TestCase.settings = settings(
     max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestMemoryMachine = MemoryMachine.TestCase
+
+
+def test_the_same_on_postgresql(postgres: Any) -> None:
+    class OnPostgres(MemoryMachine):
+        def __init__(self) -> None:
+            self.database = postgres.database()
+            self.url = self.database.__enter__()
+            super().__init__()
+
+        def _open(self, user: str) -> recollect.Memory:
+            return recollect.open(self.url, user=user, embedder="hashing")
+
+        def teardown(self) -> None:
+            super().teardown()
+            self.database.__exit__(None, None, None)
+
+    few = settings(MemoryMachine.TestCase.settings, max_examples=4, stateful_step_count=15)
+    run_state_machine_as_test(OnPostgres, settings=few)

@@ -381,16 +381,29 @@ class PostgresDatabase(Database):
         )
 
     def scrub(self, traces: Sequence[str] | None) -> bool:
-        """Free the space of what was deleted (`VACUUM` of every table); what a backup or an archived log holds is not reached."""
+        """Free the space of what was deleted: `VACUUM` of every table. False where an older transaction still holds some of it.
+
+        Freed space is overwritten when it is used again; what the write-ahead log or a backup holds is not reached.
+        """
         if getattr(self._local, "connection", None) is not None:
             return False
         assert self._pool is not None
         with self.translated():
+            held: list[str] = []
+
+            def hear(notice: Any) -> None:
+                held.extend(re.findall(r"([1-9]\d*) are dead but not yet removable", notice.message_primary or ""))
+                held.extend(re.findall(r"([1-9]\d*) are dead but not yet removable", notice.message_detail or ""))
+
             connection = self._pool.getconn()
+            connection.add_notice_handler(hear)
             try:
-                connection.execute(f"VACUUM {', '.join((*TABLES, *_WORDS))}".encode(), prepare=False)
+                connection.execute(f"VACUUM (VERBOSE) {', '.join((*TABLES, *_WORDS))}".encode(), prepare=False)
             finally:
+                connection.remove_notice_handler(hear)
                 self._pool.putconn(connection)
+        if held:
+            return False
         self.set_state("scrub", None)
         return True
 
