@@ -246,8 +246,13 @@ def test_the_graph_of_vectors_finds_what_a_scan_finds(open_memory, monkeypatch):
             for session in (None, "s1")
         ]
 
+    memory.add_many({"text": f"moss {n}", "at": "2023-01-01"} for n in range(100))
     exact = found()
+    assert not memory.engine.index.approximate
     monkeypatch.setattr(postgres_vectors, "EXACT_CHUNKS", 10)
+    assert "reindex" in (memory.stats().index_note or "")
+    memory.add_many({"text": f"moss {n}", "at": "2023-01-02"} for n in range(100))  # which makes the graph
+    assert memory.stats().index_note is None
     plan = "\n".join(
         row[0]
         for row in memory.engine.db.rows(

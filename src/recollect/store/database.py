@@ -470,20 +470,21 @@ class Database(ABC):
                 "UPDATE users SET num_episodes = num_episodes + ?, num_terms = num_terms + ? WHERE ref = ?",
                 (sign * num_episodes, sign * num_terms, user),
             )
-        upsert = (
-            "INSERT INTO {0} VALUES (?, ?, ?) ON CONFLICT (user, {1}) "
-            "DO UPDATE SET num_episodes = {0}.num_episodes + excluded.num_episodes"
+        self.add_counts(
+            "term_counts",
+            "term",
+            [(user, term, sign * n) for user, counter in terms.items() for term, n in sorted(counter.items())],
         )
-        self.run_many(
-            upsert.format("term_counts", "term"),
-            ((user, term, sign * n) for user, counter in terms.items() for term, n in sorted(counter.items())),
-        )
-        self.run_many(
-            upsert.format("speakers", "speaker"), ((user, name, sign * n) for (user, name), n in voices.items())
-        )
+        self.add_counts("speakers", "speaker", [(user, name, sign * n) for (user, name), n in voices.items()])
         if sign < 0:
             for table in ("term_counts", "speakers"):
                 self.run_many(f"DELETE FROM {table} WHERE user = ? AND num_episodes <= 0", ((user,) for user in totals))
+
+    _ADDED = "ON CONFLICT (user, {1}) DO UPDATE SET num_episodes = {0}.num_episodes + excluded.num_episodes"
+
+    def add_counts(self, table: str, column: str, counts: Sequence[tuple[int, Any, int]]) -> None:
+        """Add to a table of counts: (row of the user, value of `column`, number), each pair once."""
+        self.run_many(f"INSERT INTO {table} VALUES (?, ?, ?) {self._ADDED.format(table, column)}", counts)
 
     # Reading
 

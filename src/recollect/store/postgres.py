@@ -366,6 +366,16 @@ class PostgresDatabase(Database):
         """The episodes' chunks that the filter lets through, as a condition for the search itself."""
         return Selection(filter_)
 
+    def add_counts(self, table: str, column: str, counts: Sequence[tuple[int, Any, int]]) -> None:
+        """Add to a table of counts in one statement."""
+        if counts:
+            kind = "text" if column == "speaker" else "bigint"
+            self.run(
+                f"INSERT INTO {table} SELECT * FROM unnest(?::bigint[], ?::{kind}[], ?::bigint[]) "
+                f"{self._ADDED.format(table, column)}",
+                [list(values) for values in zip(*counts, strict=True)],
+            )
+
     def last_chunk(self) -> int:
         """The largest chunk id that was given out."""
         return self.rows("SELECT last_value FROM chunk_ids")[0][0]

@@ -1,8 +1,9 @@
 """Vectors in PostgreSQL: exact inner products for a small selection, pgvector's HNSW for a large one.
 
-A graph over all vectors of the embedder's dimension is made when it is first needed and kept by every write. A search goes
-through it only where more than EXACT_CHUNKS may be found; below that a scan of them is as quick and finds all. In the graph,
-rows that the filter keeps out are passed over until enough are found (`hnsw.iterative_scan`, pgvector 0.8).
+A search goes through the graph only where more than EXACT_CHUNKS may be found; below that a scan of them is as quick and finds
+all. So the graph is made once a user has that many, after an addition of many or by `reindex`, and every write keeps it from
+then on, at some milliseconds a vector. In the graph, rows that the filter keeps out are passed over until enough are found
+(`hnsw.iterative_scan`, pgvector 0.8).
 
 Shapes: D the embedder's dimension, k results.
 """
@@ -34,12 +35,9 @@ class StoredVectors:
         self._db, self._dim = db, dim
         self._column = f"vector::{db.vector_type}({dim})"
         self._name = f"embeddings_hnsw_{dim}"
-        self._ready = False  # the graph is there, as far as this process knows
 
     def sync(self, last_id: int, fetch: Any) -> int:
-        """Make the graph where there is none; the vectors themselves are always there."""
-        if not self._ready and not self._db.read_only:
-            self.build_approximate()
+        """Nothing: the vectors are always there."""
         return 0
 
     def search(self, query: np.ndarray, k: int, *, allowed: Any = None) -> tuple[np.ndarray, np.ndarray]:
@@ -75,15 +73,10 @@ class StoredVectors:
 
     def _through_graph(self, allowed: Any) -> bool:
         """Whether a selection is too large to be scanned."""
-        if isinstance(allowed, np.ndarray) or not self._fits():
+        if isinstance(allowed, np.ndarray) or not self._pays() or not self.approximate:
             return False
         if allowed is None or allowed.filter.whole_user:
-            user = None if allowed is None else allowed.filter.user
-            rows = self._db.rows(
-                "SELECT coalesce(sum(num_episodes), 0)::bigint FROM users WHERE ?::text IS NULL OR name = ?",
-                (user, user),
-            )
-            return rows[0][0] > EXACT_CHUNKS
+            return True
         where, values = allowed.filter.sql("e")
         rows = self._db.rows(
             "SELECT count(*) FROM (SELECT 1 FROM episodes e JOIN sessions s ON s.ref = e.session "
@@ -105,19 +98,18 @@ class StoredVectors:
         return []
 
     def drop(self) -> None:
-        """Drop the graph; the next `sync` makes it again."""
-        self._ready = False
+        """Drop the graph; `build_approximate` makes it again."""
         with self._db.everyone(), self._db.transaction():
             for (name,) in self._db.rows(GRAPHS):
                 self._db.run(f"DROP INDEX IF EXISTS {name}")
 
     def num_unlinked(self, count: int) -> int:
-        """0: every write keeps the graph."""
-        return 0
+        """`count` where a graph is missing that would pay, else 0: every write keeps the one that there is."""
+        return count if self._pays() and not self.approximate else 0
 
     def build_approximate(self, progress: Callable[[int], None] | None = None) -> bool:
-        """Make the graph where there is none; False when there are too many dimensions for one."""
-        if not self._fits():
+        """Make the graph where there is none; False where no user has vectors enough, or they have too many dimensions."""
+        if not self._pays():
             return False
         if not self.approximate:
             with self._db.everyone(), self._db.transaction():
@@ -125,11 +117,15 @@ class StoredVectors:
                     f"CREATE INDEX IF NOT EXISTS {self._name} ON embeddings USING hnsw "
                     f"(({self._column}) {self._db.vector_type}_ip_ops) WHERE vector_dims(vector) = {self._dim}"
                 )
-        self._ready = True
         return True
 
     def _fits(self) -> bool:
         return self._dim <= _MAX_DIM[self._db.vector_type]
+
+    def _pays(self) -> bool:
+        """Whether a user that may be seen has more vectors than are scanned."""
+        most = self._db.rows("SELECT coalesce(max(num_episodes), 0) FROM users")[0][0]
+        return most > EXACT_CHUNKS and self._fits()
 
     @property
     def approximate(self) -> bool:
@@ -140,7 +136,7 @@ class StoredVectors:
     def note(self) -> str | None:
         """What would make searching faster, as a sentence; None when nothing would."""
         if self._fits():
-            return None
+            return None if not self._pays() or self.approximate else "`recollect reindex` builds the graph of vectors."
         most = _MAX_DIM[self._db.vector_type]
         return f"vectors of {self._dim} numbers are scanned exactly; those of an embedder with at most {most} get HNSW."
 

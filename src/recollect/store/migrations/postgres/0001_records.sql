@@ -182,7 +182,8 @@ CREATE TABLE embeddings (
   tokens BYTEA,
   owner BIGINT NOT NULL REFERENCES users (ref)
 );
-ALTER TABLE embeddings ALTER COLUMN tokens SET STORAGE EXTERNAL;  -- out of the way of a scan over the vectors
+-- A scan over the vectors meets them in the rows themselves, and the tokens out of its way.
+ALTER TABLE embeddings ALTER COLUMN vector SET STORAGE MAIN, ALTER COLUMN tokens SET STORAGE EXTERNAL;
 CREATE INDEX embeddings_by_owner ON embeddings (owner);
 -- Chunks made by another embedder while `reindex` runs; they replace `chunks` and `embeddings` when all are there.
 CREATE TABLE next_chunks (
