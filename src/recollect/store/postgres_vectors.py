@@ -20,7 +20,7 @@ from recollect.store.database import VECTOR_DTYPE, Selection
 if TYPE_CHECKING:
     from recollect.store.postgres import PostgresDatabase
 
-EXACT_CHUNKS = 20_000  # of a selection; a scan of fewer takes some 20 ms
+EXACT_CHUNKS = 20_000  # that are scanned at most
 GRAPHS = (
     "SELECT relname FROM pg_class WHERE relnamespace = 'recollect'::regnamespace AND relkind = 'i' "
     "AND relname LIKE 'embeddings_hnsw_%'"
@@ -63,11 +63,10 @@ class StoredVectors:
         if self._through_graph(allowed):
             column, where = f"v.{self._column}", f"{where} AND vector_dims(v.vector) = {self._dim}"
         found = self._db.rows(
-            f"SELECT v.chunk, -(v.vector <#> ?)::real FROM {source} WHERE {where} ORDER BY {column} <#> ? LIMIT ?",
-            (vector, *values, vector, k),
+            f"SELECT v.chunk, {column} <#> ? FROM {source} WHERE {where} ORDER BY 2 LIMIT ?", (vector, *values, k)
         )
         ids = np.array([row[0] for row in found], np.int64)
-        scores = np.array([row[1] for row in found], np.float32)
+        scores = -np.array([row[1] for row in found], np.float32)
         order = np.lexsort((ids, -scores))
         return ids[order], scores[order]
 
