@@ -29,11 +29,11 @@ BEGIN
   FOR name IN SELECT relname FROM pg_class WHERE relname LIKE 'embeddings_hnsw_%' AND relkind = 'i' LOOP
     EXECUTE format('DROP INDEX recollect.%I', name);
   END LOOP;
-  FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'recollect' AND tablename NOT IN ('state', 'migrations') LOOP
-    EXECUTE format('TRUNCATE recollect.%I RESTART IDENTITY CASCADE', name);
+  SET LOCAL session_replication_role = replica;
+  FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'recollect' AND tablename <> 'migrations' LOOP
+    EXECUTE format('DELETE FROM recollect.%I', name);
   END LOOP;
-  ALTER SEQUENCE recollect.chunk_ids RESTART;
-  DELETE FROM recollect.state;
+  PERFORM setval(oid, 1, false) FROM pg_class WHERE relkind = 'S' AND relnamespace = 'recollect'::regnamespace;
   INSERT INTO recollect.state VALUES ('epoch', '0'), ('uuid', md5(random()::text));
 END $$
 """
