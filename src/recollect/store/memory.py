@@ -15,7 +15,8 @@ import numpy as np
 
 from recollect.errors import Conflict, InvalidInput, NotFound
 from recollect.lm.meter import Metered
-from recollect.store import consolidation, derivation, figures, forgetting, fulltext, graph, lexical, notes
+from recollect.store import browse, consolidation, derivation, figures, forgetting, fulltext, graph, lexical, notes
+from recollect.store.browse import Neighbourhood, Session, Timeline
 from recollect.store.checks import (
     MAX_NAME_CHARS,
     MAX_TEXT_CHARS,
@@ -481,6 +482,29 @@ class Memory:
         last = self._get_episode(following).id
         later = "AND e.seq > (SELECT seq FROM episodes WHERE id = ?)"
         return (episode for _, episode in self.engine.db.episodes_where(filter_, later, (last,)))
+
+    def latest(self, limit: int = 50, *, at: Time | None = None, following: str | None = None) -> list[Episode]:
+        """What was said last, latest first. at: as it was then. following: an id, to go on where a page ended."""
+        return browse.latest(self.engine.db, self._filter(at=at), following, limit)
+
+    def sessions(self, limit: int = 50, *, following: str | None = None) -> list[Session]:
+        """The named conversations, latest first. following: the `cursor` of the last one of a page, to go on after it."""
+        return browse.sessions(self.engine.db, self._filter(), following, limit)
+
+    def timeline(self, num_parts: int = 60) -> Timeline:
+        """How many episodes were said when, in equal stretches of time from the first to the last."""
+        return browse.timeline(self.engine.db, self._filter(), num_parts)
+
+    def notes(
+        self, limit: int = 50, *, method: str | None = None, kind: str | None = None, following: str | None = None
+    ) -> list[Note]:
+        """Live notes, the last written first. following: an id, to go on where a page ended. Raises NotFound."""
+        return browse.latest_notes(self.engine.db, self._filter(), method, kind, following, limit)
+
+    def neighbourhood(self, id_: str, limit: int = 40) -> Neighbourhood:
+        """A record and up to `limit` others at most two links, or steps to and from sources, away. Raises NotFound."""
+        self.get(id_)
+        return browse.neighbourhood(self.engine.db, self._filter(), id_, limit)
 
     def stats(self) -> Stats:
         """Figures of this memory."""
