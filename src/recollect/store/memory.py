@@ -470,6 +470,7 @@ class Memory:
         after: Time | None = None,
         session: str | None = None,
         speaker: str | None = None,
+        source_id: str | None = None,
         following: str | None = None,
     ) -> Iterator[Episode]:
         """All episodes that the conditions let through, in the order in which they were written.
@@ -477,11 +478,13 @@ class Memory:
         following: only those written after the episode with this id, to go on where a page ended. Raises NotFound.
         """
         filter_ = self._filter(at=at, before=before, after=after, session=session, speaker=speaker)
-        if following is None:
-            return (episode for _, episode in self.engine.db.episodes_where(filter_))
-        last = self._get_episode(following).id
-        later = "AND e.seq > (SELECT seq FROM episodes WHERE id = ?)"
-        return (episode for _, episode in self.engine.db.episodes_where(filter_, later, (last,)))
+        extra, values = "", []
+        if source_id is not None:
+            extra, values = "AND e.source_id = ?", [checked_name(source_id, "source_id")]
+        if following is not None:
+            extra += " AND e.seq > (SELECT seq FROM episodes WHERE id = ?)"
+            values.append(self._get_episode(following).id)
+        return (episode for _, episode in self.engine.db.episodes_where(filter_, extra, values))
 
     def latest(self, limit: int = 50, *, at: Time | None = None, following: str | None = None) -> list[Episode]:
         """What was said last, latest first. at: as it was then. following: an id, to go on where a page ended."""
