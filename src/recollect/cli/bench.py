@@ -305,3 +305,84 @@ def needle(
         print_json(result)
     else:
         bench.show(result, out)
+
+
+@app.command(
+    epilog="Example:  recollect bench load --memories 100k --postgres postgresql://localhost/empty --results results"
+)
+def load(
+    memories: Annotated[str, typer.Option(help="How many memories lie there beforehand, as 10k or 100k.")] = "100k",
+    clients: Annotated[int, typer.Option(min=1, max=512, help="Clients at a time.")] = 64,
+    seconds: Annotated[float, typer.Option(min=1, help="How long they work.")] = 30.0,
+    postgres: Annotated[str | None, typer.Option(help="An empty PostgreSQL database to measure beside SQLite.")] = None,
+    embedder: EmbedderName = None,
+    results: Annotated[Path | None, typer.Option("--results", help="Write load.json into this folder.")] = None,
+    json: Json = False,
+) -> None:
+    """A server under many clients that add and recall at once: throughput, latency, and nothing lost by kill -9."""
+    from recollect.benchmarks import load as bench
+    from recollect.benchmarks.speed import parse_sizes
+
+    with err.status("starting") as status:
+        found = [
+            bench.run(
+                parse_sizes(memories)[0],
+                clients,
+                seconds,
+                database,
+                embedder,
+                lambda line: status.update(escape(line)),
+            )
+            for database in ([None] if postgres is None else [None, postgres])
+        ]
+    if results is not None:
+        from recollect.benchmarks.report import write_json
+
+        write_json({"benchmark": "load", "runs": found}, results / "load.json")
+    if json:
+        print_json({"runs": found})
+    else:
+        bench.show(found, out)
+
+
+@app.command(epilog="Example:  recollect bench context --policy infllm,lm-infinite --lengths 8k,32k,128k --device cuda")
+def context(
+    policy: Annotated[str, typer.Option(help="Policies, as infllm,streaming-llm. all: every one.")] = "all",
+    lengths: Annotated[str, typer.Option(help="Tokens of input, as 8k,32k,128k.")] = "8k,32k",
+    layers: Annotated[int, typer.Option(min=1, help="Layers of the model; a Llama 7B has 32.")] = 32,
+    device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
+    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
+    width: Annotated[int, typer.Option(help="Width of the model; a Llama 7B has 4096.")] = 4096,
+    limit_s: Annotated[float, typer.Option(min=1, help="Seconds of reading after which a policy is stopped.")] = 120.0,
+    results: Annotated[
+        Path | None, typer.Option("--results", help="Write context-speed.json into this folder.")
+    ] = None,
+    plots: Annotated[Path | None, typer.Option("--plots", help="Draw the figures into this folder.")] = None,
+    json: Json = False,
+) -> None:
+    """Speed and memory of context policies beside full attention, on a Llama of random weights."""
+    from recollect.benchmarks import context_speed as bench
+    from recollect.benchmarks.haystack import parse_lengths, parse_names
+
+    keys = bench.policies() if policy == "all" else parse_names(policy, bench.policies(), "policy")
+    with err.status("starting") as status:
+        result = bench.run(
+            keys,
+            parse_lengths(lengths),
+            layers,
+            device,
+            dtype,
+            width,
+            limit_s=limit_s,
+            progress=lambda line: status.update(escape(line)),
+        )
+    if results is not None:
+        from recollect.benchmarks.report import write_json
+
+        write_json(result, results / "context-speed.json")
+    if plots is not None:
+        bench.plot(result, plots)
+    if json:
+        print_json(result)
+    else:
+        bench.show(result, out)
