@@ -136,6 +136,16 @@ SYSTEMS: tuple[System, ...] = (
         claim="recollect.claims.sirllm",
     ),
     System(
+        key="think",
+        name="ThinK",
+        paper="ThinK: Thinner Key Cache by Query-Driven Pruning",
+        arxiv="2407.21018",
+        year=2024,
+        home="context",
+        target="recollect.context.think:ThinK",
+        claim="recollect.claims.think",
+    ),
+    System(
         key="locomo",
         name="LoCoMo",
         paper="Evaluating Very Long-Term Conversational Memory of LLM Agents",
