@@ -146,6 +146,16 @@ SYSTEMS: tuple[System, ...] = (
         claim="recollect.claims.think",
     ),
     System(
+        key="hip",
+        name="HiP attention",
+        paper="A Training-Free Sub-quadratic Cost Transformer Model Serving Framework with Hierarchically Pruned Attention",
+        arxiv="2406.09827",
+        year=2024,
+        home="context",
+        target="recollect.context.hip:HiP",
+        claim="recollect.claims.hip",
+    ),
+    System(
         key="locomo",
         name="LoCoMo",
         paper="Evaluating Very Long-Term Conversational Memory of LLM Agents",
