@@ -160,6 +160,18 @@ CONTEXT_ROWS = {
         "events of fixed length": {"passkey@2x": 0.8, "key-value@2x": 0.8},
         "infllm": {"passkey@2x": 0.6, "key-value@2x": 1.0},
     },
+    "hip": {
+        "hip": {"recall@8": 0.9, "exponent": 1.2, "loss": 1.05, "answers": 0.2},
+        "blocks at random": {"recall@8": 0.03},
+        "streaming-llm": {"loss": 1.1, "answers": 2.0},
+        "plain": {"loss": 1.0, "answers": 0.1},
+    },
+    "think": {
+        "think": {"loss@0.4": 3.01, "key bytes@0.4": 0.6} | {f"divergence@{ratio}": 0.01 for ratio in (0.4, 0.6, 0.8)},
+        "channels by the norm of keys": {f"divergence@{ratio}": 0.02 for ratio in (0.4, 0.6, 0.8)},
+        "channels at random": {f"divergence@{ratio}": 0.5 for ratio in (0.4, 0.6, 0.8)},
+        "plain": {"loss": 3.0},
+    },
     "sirllm": {
         "sirllm": {"after 2": 0.95, "after 8": 0.8, "after 20": 0.7},
         "streaming-llm": {"after 2": 1.0, "after 8": 0.1, "after 20": 0.0},
@@ -255,6 +267,15 @@ BREAKS = [  # claim, row, value that breaks it
     ("em-llm", "events of fixed length", {"key-value@2x": 0.95}),
     ("sirllm", "lm-infinite", {"after 20": 0.5}),
     ("sirllm", "sirllm", {"after 2": 0.8}),
+    ("hip", "hip", {"recall@8": 0.7}),
+    ("hip", "blocks at random", {"recall@8": 0.5}),
+    ("hip", "hip", {"exponent": 1.5}),
+    ("hip", "hip", {"loss": 1.2}),
+    ("hip", "streaming-llm", {"answers": 0.1}),
+    ("think", "think", {"loss@0.4": 3.05}),
+    ("think", "think", {"key bytes@0.4": 0.8}),
+    ("think", "channels by the norm of keys", {"divergence@0.6": 0.005}),
+    ("think", "channels at random", {"divergence@0.8": 0.01}),
 ]
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from recollect.benchmarks.haystack import TASKS, Haystacks, Prompt, mqar
 from recollect.benchmarks.provenance import provenance
+from recollect.benchmarks.testbed import INSTALL
 from recollect.catalogue import SYSTEMS, system
 from recollect.errors import InvalidInput, Unavailable
 
@@ -29,16 +30,23 @@ Progress = Callable[[str, int, int], None]  # what is measured, done, of
 
 
 def policies() -> list[str]:
-    """The keys of the policies in the catalogue that have a budget."""
-    return [entry.key for entry in SYSTEMS if entry.home == "context"]
+    """The keys of the policies in the catalogue that have a budget. Raises Unavailable without torch."""
+    try:
+        return [each.key for each in SYSTEMS if each.home == "context" and hasattr(_class_of(each.key), "with_budget")]
+    except ImportError:
+        raise Unavailable(INSTALL) from None
 
 
 def make_policy(key: str, budget: int) -> ContextMemory | None:
     """The policy with this key and budget; None for the plain model."""
     if key == PLAIN:
         return None
+    return _class_of(key).with_budget(budget)
+
+
+def _class_of(key: str) -> Any:
     module, name = system(key).target.split(":")
-    return getattr(import_module(module), name).with_budget(budget)
+    return getattr(import_module(module), name)
 
 
 def run(

@@ -56,10 +56,13 @@ def joint_softmax(
     """(output [B, H, T, D], weights of each part [B, H, T, S] in float32) of scores [B, H, T, S], values [B, G, S, D]."""
     weights = torch.softmax(torch.cat(list(scores), dim=-1), dim=-1)
     B, H, T, _ = weights.shape
-    value = torch.cat(list(values), dim=2)
-    grouped = dropout(weights, dropout_p).to(value.dtype).reshape(B, value.shape[1], -1, value.shape[2])
-    output = (grouped @ value).view(B, H, T, -1)
-    return output, list(weights.split([part.shape[-1] for part in scores], dim=-1))
+    parts = weights.split([part.shape[-1] for part in scores], dim=-1)
+    dropped = dropout(weights, dropout_p).to(values[0].dtype).split([part.shape[-1] for part in scores], dim=-1)
+    output = sum(
+        part.reshape(B, value.shape[1], -1, value.shape[2]) @ value for part, value in zip(dropped, values, strict=True)
+    )
+    assert isinstance(output, Tensor)
+    return output.view(B, H, T, -1), list(parts)
 
 
 def attend(parts: Sequence[Part], layer: Layer) -> tuple[Tensor, list[Tensor]]:

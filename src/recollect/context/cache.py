@@ -114,6 +114,10 @@ class Layer:
         num = torch.zeros((), dtype=torch.long, device=parts[0].keys.device)
         for part in parts:
             num = num + (part.keys.shape[2] if part.mask is None else part.mask[..., -1, :].sum(-1).max())
+        self.attended(num)
+
+    def attended(self, num: Tensor) -> None:
+        """Note that a query may look at `num` keys, a tensor without dimensions."""
         known = self.counts.get("attended_tokens")
         self.counts["attended_tokens"] = num if known is None else torch.maximum(known, num)
 

@@ -7,6 +7,8 @@ and no angle is larger than the window. A token is near for a query within `wind
 The layer's state holds `keys`, `values` [B, G, R, D] of the recent tokens, `mass` [B, H, R], the attention that each got
 from the queries in whose window it was, in float32, and `first_keys`, `first_values`, the first tokens of the stream.
 
+`place_keys` and `place_queries` are the same thing for policies that keep far keys turned, with true distances as a choice.
+
 Shapes: B rows, H query heads, G key-value heads, T new tokens, R recent tokens, F far tokens, D head size.
 """
 
@@ -68,6 +70,25 @@ def far_queries(layer: Layer, queries: Tensor, window: int) -> Tensor:
     """Queries [B, H, T, D] turned to the one distance at which far keys stand: the far end of the window."""
     at = torch.full((queries.shape[2],), window - 1, device=queries.device)
     return layer.rotate(queries, at, window)
+
+
+def place_keys(layer: Layer, keys: Tensor, start: int, distance: int | None) -> Tensor:
+    """Keys [B, G, S, D] of the tokens from `start` on, turned to where far queries meet them.
+
+    That is their true position, or with a `distance` 0, and `distance` is how far away all of them seem to be.
+    """
+    at = torch.arange(start, start + keys.shape[2], device=keys.device)
+    if distance is None:
+        return layer.rotate(keys, at, start + keys.shape[2])
+    return layer.rotate(keys, torch.zeros_like(at), distance + 1)
+
+
+def place_queries(layer: Layer, queries: Tensor, start: int, distance: int | None) -> Tensor:
+    """Queries [B, H, T, D] of the tokens from `start` on, turned to meet what `place_keys` placed."""
+    at = torch.arange(start, start + queries.shape[2], device=queries.device)
+    if distance is None:
+        return layer.rotate(queries, at, start + queries.shape[2])
+    return layer.rotate(queries, torch.full_like(at, distance), distance + 1)
 
 
 def leave(state: State, length: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -34,6 +34,7 @@ class ContextMemory:
 
     per_row: ClassVar[bool] = False  # each row of a batch is a unit of its own, because rows differ in what is kept
     needs_logits: ClassVar[bool] = False  # `after_chunk` is given the logits of every token
+    bounded: ClassVar[bool] = True  # what the model's device holds does not grow with the stream
 
     chunk_tokens: int = 512  # a longer input is read in chunks of this many tokens, so that memory stays bounded
 
