@@ -136,12 +136,13 @@ def sink_window(
             first = new[:, :, : num_sinks - seen].clone()
             state[name] = torch.cat([state[name], first], dim=2) if name in state else first
     if "window_keys" in state:
-        keys = torch.cat([state["window_keys"], keys], dim=2)
-        values = torch.cat([state["window_values"], values], dim=2)
+        keys = torch.cat([state["window_keys"], keys], dim=2)[:, :, -(window + T - 1) :]  # what the first query sees
+        values = torch.cat([state["window_values"], values], dim=2)[:, :, -(window + T - 1) :]
     S = keys.shape[2]
     places = torch.arange(S, device=device)
     turned = layer.rotate(queries, places[S - T :], S)
-    parts = [Part(turned, layer.rotate(keys, places, S), values, band(T, S, window, device))]
+    near = band(T, S, window, device) if T > 1 else None
+    parts = [Part(turned, layer.rotate(keys, places, S), values, near)]
     if place_sinks is not None and num_sinks and seen + T > window:
         stream = torch.arange(seen, seen + T, device=device)
         sinks = torch.arange(state["sink_keys"].shape[2], device=device)
@@ -151,7 +152,7 @@ def sink_window(
                 layer.rotate(queries, at_query, length),
                 layer.rotate(state["sink_keys"], at_sink, length),
                 state["sink_values"],
-                stream[:, None] - sinks >= window,
+                stream[:, None] - sinks >= window if seen - len(sinks) < window - 1 else None,
             )
         )
     state["window_keys"], state["window_values"] = tail(keys, window), tail(values, window)
