@@ -156,6 +156,16 @@ SYSTEMS: tuple[System, ...] = (
         claim="recollect.claims.hip",
     ),
     System(
+        key="rapid",
+        name="RAPID",
+        paper="Long-Context Inference with Retrieval-Augmented Speculative Decoding",
+        arxiv="2502.20330",
+        year=2025,
+        home="context",
+        target="recollect.context.rapid:RAPID",
+        claim="recollect.claims.rapid",
+    ),
+    System(
         key="locomo",
         name="LoCoMo",
         paper="Evaluating Very Long-Term Conversational Memory of LLM Agents",

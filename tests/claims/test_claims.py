@@ -166,6 +166,12 @@ CONTEXT_ROWS = {
         "streaming-llm": {"loss": 1.1, "answers": 2.0},
         "plain": {"loss": 1.0, "answers": 0.1},
     },
+    "rapid": {
+        "rapid": {"right@0.75x": 0.9, "right@1.5x": 0.8, "acceptance@0.75x": 0.9, "acceptance@1.5x": 0.8},
+        "transfer 0": {"right@0.75x": 0.9, "right@1.5x": 0.5, "acceptance@0.75x": 0.8, "acceptance@1.5x": 0.7},
+        "all read, no drafter": {"right@0.75x": 0.9, "right@1.5x": 0.5},
+        "excerpts read, no target": {"right@0.75x": 0.8, "right@1.5x": 0.8},
+    },
     "think": {
         "think": {"loss@0.4": 3.01, "key bytes@0.4": 0.6} | {f"divergence@{ratio}": 0.01 for ratio in (0.4, 0.6, 0.8)},
         "channels by the norm of keys": {f"divergence@{ratio}": 0.02 for ratio in (0.4, 0.6, 0.8)},
@@ -272,6 +278,9 @@ BREAKS = [  # claim, row, value that breaks it
     ("hip", "hip", {"exponent": 1.5}),
     ("hip", "hip", {"loss": 1.2}),
     ("hip", "streaming-llm", {"answers": 0.1}),
+    ("rapid", "transfer 0", {"acceptance@1.5x": 0.8}),
+    ("rapid", "all read, no drafter", {"right@0.75x": 1.0}),
+    ("rapid", "excerpts read, no target", {"right@1.5x": 0.9}),
     ("think", "think", {"loss@0.4": 3.05}),
     ("think", "think", {"key bytes@0.4": 0.8}),
     ("think", "channels by the norm of keys", {"divergence@0.6": 0.005}),

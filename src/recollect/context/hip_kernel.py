@@ -4,11 +4,12 @@ Imported on a GPU only. Shapes are those of hip.py; a program of `block_attentio
 one key-value head, and goes over their keys BN at a time with a running softmax.
 """
 
+# pyright: reportMissingImports=false, reportIndexIssue=false
 from __future__ import annotations
 
 import torch
-import triton  # pyright: ignore[reportMissingImports]
-import triton.language as tl  # pyright: ignore[reportMissingImports]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 LOWEST = tl.constexpr(-1e30)
