@@ -1,5 +1,8 @@
 """Speed and memory of context policies as the input grows, beside full attention, in one run on one device.
 
+Where kvpress is installed, its presses of the same methods can stand beside them: `kvpress:streaming-llm`, `kvpress:think`. It
+asks for an older transformers than recollect does; `pip install --no-deps kvpress` and what it imports is enough.
+
 The model is a Llama of random weights; speed does not depend on them. Every policy reads one stream, and is stopped at each
 length for a few steps of decoding, after which the stream goes on as if they had not been. Full attention is transformers
 with PyTorch's fused attention: it reads each length anew in one piece, and decodes both with the cache that transformers
@@ -23,6 +26,8 @@ from recollect.catalogue import SYSTEMS, system
 from recollect.errors import InvalidInput, Unavailable
 
 FULL = "full"
+PEERS = ("kvpress:streaming-llm", "kvpress:think")
+KEPT_TOKENS = 1024  # by kvpress's StreamingLLM, as by ours
 DECODE_STEPS = 16
 WARM_STEPS = 4
 PIECE_TOKENS = 8192  # that a policy is given at once; it cuts them into its own chunks
@@ -30,8 +35,10 @@ Progress = Callable[[str], None]
 
 
 def policies() -> list[str]:
-    """The keys of the policies in the catalogue."""
-    return [entry.key for entry in SYSTEMS if entry.home == "context" and hasattr(_class(entry.key), "attach")]
+    """The keys of the policies in the catalogue, and of peers that may stand beside them."""
+    return [entry.key for entry in SYSTEMS if entry.home == "context" and hasattr(_class(entry.key), "attach")] + [
+        *PEERS
+    ]
 
 
 def _class(key: str) -> Any:
@@ -71,6 +78,7 @@ def run(
     dtype: str = "bfloat16",
     width: int = 4096,
     limits: dict[str, int] | None = None,
+    settings: dict[str, dict[str, Any]] | None = None,
     limit_s: float = 120.0,
     seed: int = 0,
     progress: Progress = lambda what: None,
@@ -78,7 +86,8 @@ def run(
     """Measure full attention and the policies `keys` at `lengths` tokens; one plain JSON object.
 
     A method stops growing when it runs out of memory, when it has taken `limit_s` seconds, or at its length in `limits`;
-    what it did not reach has a row that says why. Raises InvalidInput without lengths, Unavailable without the device.
+    what it did not reach has a row that says why. `settings` are those of policies that shall not have their defaults.
+    Raises InvalidInput without lengths, Unavailable without the device.
     """
     import torch
 
@@ -95,8 +104,13 @@ def run(
     with torch.inference_mode():
         for key in dict.fromkeys([FULL, *keys]):
             reached = [length for length in lengths if length <= (limits or {}).get(key, lengths[-1])]
-            measure = _full if key == FULL else _policy
-            own = measure(model, key, ids, reached, limit_s, progress)
+            if key == FULL:
+                own = _full(model, ids, reached, limit_s, progress)
+            elif key in PEERS:
+                own = _peer(model, key, ids, reached, progress)
+            else:
+                policy = _class(key)(**(settings or {}).get(key, {}))
+                own = _policy(model, key, policy, ids, reached, limit_s, progress)
             rows += own + [
                 {"method": key, "length": length, "why_not": "not asked for"} for length in lengths[len(reached) :]
             ]
@@ -113,12 +127,12 @@ def run(
 
 
 def _policy(
-    model: Any, key: str, ids: Any, lengths: Sequence[int], limit_s: float, progress: Progress
+    model: Any, key: str, policy: Any, ids: Any, lengths: Sequence[int], limit_s: float, progress: Progress
 ) -> list[dict[str, Any]]:
     """One row for each length of a stream that is read once."""
     import torch
 
-    policy, rows, seconds, read, why = _class(key)(), [], 0.0, 0, ""
+    rows, seconds, read, why = [], 0.0, 0, ""
     settings = {name: value for name, value in vars(policy).items() if not name.startswith("_")}
     with policy.attach(model) as memory:
         _start_peak(ids)
@@ -159,14 +173,54 @@ def _policy(
     return rows
 
 
-def _full(
-    model: Any, key: str, ids: Any, lengths: Sequence[int], limit_s: float, progress: Progress
-) -> list[dict[str, Any]]:
+def _peer(model: Any, key: str, ids: Any, lengths: Sequence[int], progress: Progress) -> list[dict[str, Any]]:
+    """One row for each length: kvpress reads it in one piece and prunes what was kept."""
+    import torch
+    from transformers import DynamicCache
+
+    try:
+        import kvpress  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        return [{"method": key, "length": length, "why_not": f"{error.name} is not installed"} for length in lengths]
+    rows = []
+    for length in lengths:
+        progress(f"{key}, {length:,} tokens")
+        if key == "kvpress:think":
+            press = kvpress.ThinKPress(key_channel_compression_ratio=0.4)
+        else:
+            press = kvpress.StreamingLLMPress(compression_ratio=max(0.0, 1 - KEPT_TOKENS / length))
+        try:
+            _start_peak(ids)
+            cache = DynamicCache()
+            with press(model):
+                places = torch.arange(length, device=ids.device)  # told as older transformers told it
+                options = {"past_key_values": cache, "cache_position": places, "logits_to_keep": 1}
+                read = _timed(lambda length=length, options=options: model(ids[:, :length], **options), ids)
+            peak = _peak(ids)
+            layers: Any = cache.layers
+            row = {
+                "prefill_s": round(read, 3),
+                "device_bytes": sum(layer.keys.nbytes + layer.values.nbytes for layer in layers),
+                "host_bytes": 0,
+                "peak_bytes": peak,
+                "attended_tokens": layers[0].keys.shape[2],
+            }
+            steps = _steps(lambda at, cache=cache: model(ids[:, at : at + 1], past_key_values=cache), ids)
+            rows.append({"method": key, "length": length, "decode_ms": round(1000 * steps, 3), **row})
+        except torch.OutOfMemoryError:
+            rows.append({"method": key, "length": length, "why_not": "out of device memory"})
+        finally:
+            cache = layers = None
+            _clean(str(ids.device))
+    return rows
+
+
+def _full(model: Any, ids: Any, lengths: Sequence[int], limit_s: float, progress: Progress) -> list[dict[str, Any]]:
     """One row for each length, read anew."""
     import torch
     from transformers import DynamicCache, StaticCache
 
-    rows, why = [], ""
+    key, rows, why = FULL, [], ""
     for length in lengths:
         if why:
             rows.append({"method": key, "length": length, "why_not": why})
