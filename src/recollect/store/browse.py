@@ -193,6 +193,21 @@ def neighbourhood(db: Database, filter_: Filter, id_: str, limit: int) -> Neighb
     return Neighbourhood(tuple(known), tuple(joined))
 
 
+def crossing(db: Database, filter_: Filter) -> str | None:
+    """The id of a record to begin at: where most of a thousand links meet, else the last note, else what was said last."""
+    ends = " UNION ALL ".join(
+        f"SELECT {end} AS id FROM (SELECT {end} FROM links l JOIN users u ON u.ref = l.user WHERE u.name = ? LIMIT 1000) {end}s"
+        for end in ("source", "target")
+    )
+    rows = db.rows(
+        f"SELECT id, count(*) FROM ({ends}) ends GROUP BY id ORDER BY 2 DESC, id LIMIT 50", (filter_.user, filter_.user)
+    )
+    seen = _records(db, filter_, [row[0] for row in rows])
+    busiest = next((row[0] for row in rows if row[0] in seen), None)
+    last = [] if busiest else latest_notes(db, filter_, None, None, None, 1) or latest(db, filter_, None, 1)
+    return busiest or (last[0].id if last else None)
+
+
 def _links_at(db: Database, user: str, id_: str, limit: int) -> list[Link]:
     of_user = "JOIN users u ON u.ref = l.user WHERE u.name = ? AND l."
     made = [
