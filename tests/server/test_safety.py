@@ -40,6 +40,7 @@ TRIES: dict[tuple[str, str], list[tuple[dict[str, Any], Any]]] = {
     ("get", "/v1/timeline"): [({}, None)],
     ("get", "/v1/about"): [({}, None), ({"agent": "helper"}, None)],
     ("get", "/v1/records/{id}/neighbourhood"): [({"id": "EP"}, None), ({"id": "NO"}, None)],
+    ("get", "/v1/neighbourhood"): [({}, None), ({"agent": "helper"}, None)],
     ("get", "/v1/notes"): [({}, None), ({"of": "user"}, None), ({"kind": "fact"}, None), ({"after_id": "NO"}, None)],
     ("post", "/v1/notes"): [({}, {"text": "x", "kind": "fact", "sources": ["EP"]})],
     ("post", "/v1/links"): [({}, {"source": "EP", "target": "NO", "relation": "x"})],

@@ -122,3 +122,19 @@ def test_of_many_links_the_heaviest_are_shown(talks):
         talks.link(middle, other, "near", weight=weight)
     around = talks.neighbourhood(middle, limit=3)
     assert {record.id for record in around.records} == {middle, *others[-3:]}
+
+
+def test_a_walk_begins_where_links_meet_else_at_the_last_note_or_turn(open_memory):
+    memory = open_memory()
+    with pytest.raises(NotFound):
+        memory.neighbourhood()
+    ids = [memory.add(f"thing {number}", at=f"2024-01-0{number}").id for number in range(1, 6)]
+    assert memory.neighbourhood().records[0].id == ids[-1]
+    note = memory.note("a note", kind="fact", sources=ids[:1])
+    assert memory.neighbourhood().records[0].id == note.id
+    for one, other in ((0, 1), (1, 2), (3, 1)):
+        memory.link(ids[one], ids[other], "near")
+    assert memory.neighbourhood().records[0].id == ids[1]
+    other = open_memory(user="other")
+    alone = other.add("another's").id
+    assert [record.id for record in other.neighbourhood().records] == [alone]

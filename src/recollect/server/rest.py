@@ -208,6 +208,12 @@ async def neighbourhood(id: str, desk: Reading, limit: Annotated[int, Query(ge=1
     return await desk.do(lambda memory: memory.neighbourhood(id, limit))
 
 
+@routes.get("/neighbourhood")
+async def crossing(desk: Reading, limit: Annotated[int, Query(ge=1, le=200)] = 40) -> Neighbourhood:
+    """The same around a record that many links meet in."""
+    return await desk.do(lambda memory: memory.neighbourhood(None, limit))
+
+
 @routes.get("/notes")
 async def notes(
     desk: Reading,

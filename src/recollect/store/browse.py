@@ -11,11 +11,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from recollect.errors import InvalidInput, NotFound
 from recollect.store import notes
-from recollect.store.records import Episode, Link, Note, from_micros
+from recollect.store.records import Episode, Link, Note, from_micros, to_micros
 from recollect.store.sqlite import Database, Filter
 
 _EPISODES = "FROM episodes e JOIN sessions s ON s.ref = e.session JOIN users u ON u.ref = s.user WHERE "
@@ -103,31 +104,46 @@ def latest(db: Database, filter_: Filter, following: str | None, limit: int) -> 
             raise NotFound(f"after_id: there is no episode {following!r:.60} of this user.")
         where += " AND (e.at, e.seq) < (?, ?)"
         values += place[0]
-    joined = _EPISODES if db.num_episodes(filter_.user) <= FEW else _BY_TIME
-    rows = db.rows(f"SELECT e.seq {joined}{where} ORDER BY e.at DESC, e.seq DESC LIMIT ?", [*values, limit])
+    rows = db.rows(
+        f"SELECT e.seq {_joined(db, filter_)}{where} ORDER BY e.at DESC, e.seq DESC LIMIT ?", [*values, limit]
+    )
     found = db.episodes([row[0] for row in rows])
     return [found[row[0]] for row in rows if row[0] in found]
 
 
 def timeline(db: Database, filter_: Filter, num_parts: int) -> Timeline:
     """Count the episodes in `num_parts` equal stretches of time."""
-    where, values = filter_.sql("e")
-    ends = [
-        db.rows(f"SELECT e.at, e.at_offset {_EPISODES}{where} ORDER BY e.at {order} LIMIT 1", values)
-        for order in ("ASC", "DESC")
-    ]
-    if not ends[0]:
+    first, last = ends(db, filter_)
+    if first is None or last is None:
         return Timeline(None, None, ())
-    (first, _), (last, _) = ends[0][0], ends[1][0]
-    width = max(1, -(-(last - first + 1) // num_parts))
+    start, end = to_micros(first)[0], to_micros(last)[0]
+    width = max(1, -(-(end - start + 1) // num_parts))
     if filter_.whole_user and db.only_user() == filter_.user:  # the index of times alone tells it
-        rows = db.rows("SELECT (at - ?) / ?, count(*) FROM episodes GROUP BY 1", (first, width))
-    else:
-        rows = db.rows(f"SELECT (e.at - ?) / ?, count(*) {_EPISODES}{where} GROUP BY 1", [first, width, *values])
+        part = "SELECT count(*) FROM episodes WHERE at >= ? AND at < ?"
+        edges = [start + width * number for number in range(num_parts + 1)]
+        return Timeline(first, last, tuple(db.rows(part, pair)[0][0] for pair in pairwise(edges)))
+    where, values = filter_.sql("e")
     counts = [0] * num_parts
-    for part, count in rows:
-        counts[part] = count
-    return Timeline(from_micros(*ends[0][0]), from_micros(*ends[1][0]), tuple(counts))
+    for number, count in db.rows(
+        f"SELECT (e.at - ?) / ?, count(*) {_EPISODES}{where} GROUP BY 1", [start, width, *values]
+    ):
+        counts[number] = count
+    return Timeline(first, last, tuple(counts))
+
+
+def ends(db: Database, filter_: Filter) -> tuple[datetime | None, datetime | None]:
+    """The times of the first and of the last that was said; None where nothing was."""
+    where, values = filter_.sql("e")
+    first, last = (
+        db.rows(f"SELECT e.at, e.at_offset {_joined(db, filter_)}{where} ORDER BY e.at {order} LIMIT 1", values)
+        for order in ("ASC", "DESC")
+    )
+    return (from_micros(*first[0]), from_micros(*last[0])) if first and last else (None, None)
+
+
+def _joined(db: Database, filter_: Filter) -> str:
+    """How to come to episodes in the order of their times."""
+    return _EPISODES if db.num_episodes(filter_.user) <= FEW else _BY_TIME
 
 
 def latest_notes(
@@ -175,6 +191,21 @@ def neighbourhood(db: Database, filter_: Filter, id_: str, limit: int) -> Neighb
     known = [record for name in reached if (record := records.get(name)) is not None]
     joined = [link for link in links.values() if link.source in records and link.target in records]
     return Neighbourhood(tuple(known), tuple(joined))
+
+
+def crossing(db: Database, filter_: Filter) -> str | None:
+    """The id of a record to begin at: where most of a thousand links meet, else the last note, else what was said last."""
+    ends = " UNION ALL ".join(
+        f"SELECT {end} AS id FROM (SELECT {end} FROM links l JOIN users u ON u.ref = l.user WHERE u.name = ? LIMIT 1000) {end}s"
+        for end in ("source", "target")
+    )
+    rows = db.rows(
+        f"SELECT id, count(*) FROM ({ends}) ends GROUP BY id ORDER BY 2 DESC, id LIMIT 50", (filter_.user, filter_.user)
+    )
+    seen = _records(db, filter_, [row[0] for row in rows])
+    busiest = next((row[0] for row in rows if row[0] in seen), None)
+    last = [] if busiest else latest_notes(db, filter_, None, None, None, 1) or latest(db, filter_, None, 1)
+    return busiest or (last[0].id if last else None)
 
 
 def _links_at(db: Database, user: str, id_: str, limit: int) -> list[Link]:

@@ -504,8 +504,15 @@ class Memory:
         """Live notes, the last written first. following: an id, to go on where a page ended. Raises NotFound."""
         return browse.latest_notes(self.engine.db, self._filter(), method, kind, following, limit)
 
-    def neighbourhood(self, id_: str, limit: int = 40) -> Neighbourhood:
-        """A record and up to `limit` others at most two links, or steps to and from sources, away. Raises NotFound."""
+    def neighbourhood(self, id_: str | None = None, limit: int = 40) -> Neighbourhood:
+        """A record and up to `limit` others at most two links, or steps to and from sources, away.
+
+        id_: None is a record that many links meet in. Raises NotFound, also where nothing is remembered.
+        """
+        if id_ is None:
+            id_ = browse.crossing(self.engine.db, self._filter())
+            if id_ is None:
+                raise NotFound("id: nothing is remembered yet.")
         self.get(id_)
         return browse.neighbourhood(self.engine.db, self._filter(), id_, limit)
 

@@ -15,14 +15,14 @@ export function render(box, { ids = null, what = null, session = null }, app) {
   }
   const place = el("div", { "aria-live": "polite" });
   const ways = {
+    ...(ids && { ids: [`Only this: \u201c${what}\u201d`, null] }),
     query: ["Everything that holds these words", el("input", { type: "text", autocomplete: "off", maxlength: "2000" })],
     session: ["A conversation", el("input", { type: "text", autocomplete: "off", value: session ?? "" })],
     before: ["Everything said before a day", el("input", { type: "date" })],
     user: [`Everything of ${app.about.user}`, null],
   };
-  if (ids) ways.ids = [`Only this: \u201c${what}\u201d`, null];
   let chosen = ids ? "ids" : session ? "session" : "query";
-  const rows = Object.entries(ways).reverse().sort(([a], [b]) => (b === "ids") - (a === "ids") || Object.keys(ways).indexOf(a) - Object.keys(ways).indexOf(b)).map(([way, [text, field]]) => {
+  const rows = Object.entries(ways).map(([way, [text, field]]) => {
     const radio = el("input", { type: "radio", name: "way", value: way, checked: way === chosen, on: { change: () => ((chosen = way), fill(place)) } });
     field?.addEventListener("focus", () => {
       radio.checked = true;
@@ -30,7 +30,7 @@ export function render(box, { ids = null, what = null, session = null }, app) {
     });
     field?.addEventListener("input", () => fill(place));
     field?.setAttribute("aria-label", text);
-    return el("div", { class: "way" }, el("label", {}, radio, " ", text), field);
+    return el("div", { class: "way" }, el("label", {}, radio, el("span", {}, text)), field);
   });
   const given = () => ({ [chosen]: chosen === "ids" ? ids : chosen === "user" ? app.about.user : ways[chosen][1].value });
   const look = (event) => {

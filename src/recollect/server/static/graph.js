@@ -8,8 +8,8 @@ import { newcomer } from "./imports.js";
 export const title = "Graph";
 export const heading = "What hangs together";
 
-const NARROW = 560; // pixels, below which only the nearest are named in the drawing
-const NAMED = { wide: 24, narrow: 7 };
+const NARROW = 560; // pixels, below which names are shorter
+const LETTER = 6.4; // pixels of a letter of a name, about
 
 export function render(box, { id = null }, app) {
   if (!app.about.num_episodes) {
@@ -38,20 +38,12 @@ export function render(box, { id = null }, app) {
 async function draw(place, id, app) {
   fill(place, loading());
   try {
-    const middle = id ?? (await beginning());
-    const around = await call(`/v1/records/${encodeURIComponent(middle)}/neighbourhood`, { query: { limit: 40 } });
+    const path = id ? `/v1/records/${encodeURIComponent(id)}/neighbourhood` : "/v1/neighbourhood";
+    const around = await call(path, { query: { limit: 40 } });
     show(place, around, app);
   } catch (error) {
     fill(place, problem(error, () => draw(place, id, app)));
   }
-}
-
-/** Where to begin when nothing was chosen: the last note, or else what was said last. */
-async function beginning() {
-  const { notes } = await call("/v1/notes", { query: { limit: 1 } });
-  if (notes.length) return notes[0].id;
-  const { episodes } = await call("/v1/latest", { query: { limit: 1 } });
-  return episodes[0].id;
 }
 
 function show(place, { records, links }, app) {
@@ -79,16 +71,17 @@ function drawing(stage, records, links, app) {
   const ends = links.map((link) => [number.get(link.source), number.get(link.target)]);
   const places = settle(records.length, ends, width, height);
   const degree = records.map((_, row) => ends.filter((pair) => pair.includes(row)).length);
-  const order = degree.map((_, row) => row).sort((a, b) => (b === 0) - (a === 0) || degree[b] - degree[a]);
-  const named = new Set(order.slice(0, width < NARROW ? NAMED.narrow : NAMED.wide));
+  const long = width < NARROW ? 18 : 26;
+  const names = records.map((record) => shortened(name(record), long));
+  const named = apart(places, names, degree);
 
   const edges = ends.map(([one, other], row) => svg("line", { class: links[row].relation === "derived from" ? "edge rests" : "edge", x1: places[one].x, y1: places[one].y, x2: places[other].x, y2: places[other].y }));
   const nodes = records.map((record, row) => {
     const { x, y } = places[row];
     const radius = row === 0 ? 11 : Math.min(9, 4.5 + Math.sqrt(degree[row]));
-    const right = x < width * 0.62;
-    const room = Math.max(8, Math.floor((right ? width - x : x) / 6.6) - 3);
-    const text = svg("text", { x: right ? radius + 5 : -radius - 5, y: 4, "text-anchor": right ? "start" : "end", class: named.has(row) ? "" : "late" }, shortened(name(record), Math.min(30, room)));
+    const half = (names[row].length * LETTER) / 2;
+    const shift = Math.max(half - x + 4, 0) - Math.max(half + x - width + 4, 0);
+    const text = svg("text", { x: shift, y: radius + 14, "text-anchor": "middle", class: named.has(row) ? "" : "late" }, names[row]);
     return svg("g", { class: `node ${kindOf(record) === "episode" ? "episode" : "derived"}${row === 0 ? " middle" : ""}`, transform: `translate(${x} ${y})`, tabindex: row === 0 ? "0" : "-1", role: "button", "aria-label": `${kindOf(record)}: ${shortened(name(record), 120)}; ${counted(degree[row], "link")}` },
       svg("circle", { class: "halo", r: radius + 9 }), svg("circle", { class: "dot", r: radius }), text);
   });
@@ -117,6 +110,19 @@ function drawing(stage, records, links, app) {
   stage.append(
     svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "group", "aria-label": "Graph of links" }, edges, nodes.slice().reverse()),
     el("p", { class: "legend" }, el("span", { class: "key episode" }), " said ", el("span", { class: "key derived" }), " note; dotted: rests on"));
+}
+
+/** The rows whose names can stand without covering one another: the middle first, then those with the most links. */
+function apart(places, names, degree) {
+  const order = names.map((_, row) => row).sort((a, b) => (b === 0) - (a === 0) || degree[b] - degree[a]);
+  const taken = [];
+  for (const row of order) {
+    const half = (names[row].length * LETTER) / 2;
+    const { x, y } = places[row];
+    const free = taken.every(([other, reach]) => Math.abs(places[other].y - y) > 17 || Math.abs(places[other].x - x) > half + reach);
+    if (free) taken.push([row, half]);
+  }
+  return new Set(taken.map(([row]) => row));
 }
 
 /** The nearest of the others that lie in a direction; null when there is none. */

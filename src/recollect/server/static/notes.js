@@ -37,8 +37,7 @@ function card(note, app) {
       note.at && timed(note.at, day),
       note.valid_to && el("span", { class: "badge ended" }, `held until ${day(note.valid_to)}`)),
     button(shortened(note.text, 400), () => app.open(note.id), { class: "open text" }),
-    note.sources.length > 0 && more,
-    button("See its links", () => app.go("graph", { id: note.id }), { class: "link" }));
+    el("div", { class: "foot" }, note.sources.length > 0 && more, button("See its links", () => app.go("graph", { id: note.id }), { class: "link" })));
 }
 
 async function rests(note, list, app) {

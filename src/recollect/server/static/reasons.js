@@ -8,19 +8,28 @@ const percent = (share) => `${Math.round(share * 100)} %`;
 
 const strength = (signal) => Math.abs(signal.weight * signal.value);
 
-/** The strongest reason of some hits, which all their bars are measured by. */
-export function strongest(hits) {
-  return Math.max(1e-9, ...hits.flatMap((hit) => hit.why.map(strength)));
+/** The name of a signal in words that need no textbook. */
+const plain = (name) => name.replace(/^tokens\b/, "close wording").replace(/^cosine$/, "likeness of meaning").replace(/^bm25$/i, "rare words in common");
+
+/** What is measured on the bars of some hits: shares of the score, or, where there is but one reason, how strong it is. */
+export function measureOf(hits) {
+  const alone = hits.every((hit) => hit.why.length < 2);
+  const size = alone ? strength : (signal) => signal.share;
+  const widest = Math.max(1e-9, ...hits.flatMap((hit) => hit.why.map(size)));
+  return {
+    width: (signal) => size(signal) / widest,
+    number: (signal) => percent(alone ? size(signal) / widest : signal.share),
+    of: alone ? "of the strongest" : "of the score",
+  };
 }
 
-/** The explanation of a hit. widest: the strength of a full bar. */
-export function reasons(why, widest) {
+/** The explanation of a hit. */
+export function reasons(why, measure) {
   if (!why.length) return null;
-  const rest = why.slice(SHOWN);
   return el("div", { class: "why" },
     el("p", { class: "label" }, "Why it was found"),
-    bars(why.slice(0, SHOWN), widest),
-    rest.length > 0 && el("details", {},
+    bars(why.slice(0, SHOWN), measure),
+    why.length > SHOWN && el("details", {},
       el("summary", {}, `All ${count(why.length)} reasons`),
       table(why)));
 }
@@ -34,15 +43,15 @@ export function legend() {
 
 const speaks = (signal) => (signal.weight * signal.value >= 0 ? "for" : "against");
 
-function bars(signals, widest) {
+function bars(signals, measure) {
   return el("ul", { class: "bars" }, signals.map((signal) => {
     const side = speaks(signal);
     const bar = el("span", { class: `bar ${side}` });
-    bar.style.width = `${Math.max(2, (strength(signal) / widest) * 100)}%`;
+    bar.style.width = `${Math.max(2, measure.width(signal) * 100)}%`;
     return el("li", {},
-      el("span", { class: "name" }, signal.name),
+      el("span", { class: "name" }, plain(signal.name)),
       el("span", { class: "track", "aria-hidden": "true" }, bar),
-      el("span", { class: "share" }, percent(signal.share), el("span", { class: "unseen" }, ` of the score, speaks ${side} it`)));
+      el("span", { class: "share" }, measure.number(signal), el("span", { class: "unseen" }, ` ${measure.of}, speaks ${side} it`)));
   }));
 }
 
@@ -52,7 +61,7 @@ function table(signals) {
     el("caption", {}, "Measured: in standard deviations from the mean of what was looked at. Share: of the whole score."),
     el("thead", {}, el("tr", {}, head)),
     el("tbody", {}, signals.map((signal) => el("tr", { class: speaks(signal) },
-      el("th", { scope: "row" }, signal.name),
+      el("th", { scope: "row" }, plain(signal.name)),
       el("td", {}, signal.value.toFixed(2)),
       el("td", {}, signal.weight.toFixed(2)),
       el("td", {}, percent(signal.share)))))));

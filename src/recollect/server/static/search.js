@@ -3,12 +3,13 @@
 import { call } from "./api.js";
 import { announce, arrows, button, count, counted, day, el, fill, labelled, loading, paged, problem, select, shortened, timed } from "./dom.js";
 import { newcomer } from "./imports.js";
-import { legend, reasons, strongest } from "./reasons.js";
+import { legend, measureOf, reasons } from "./reasons.js";
 import { scrubber } from "./scrubber.js";
 
 export const title = "Search";
 export const heading = "Search your memory";
 
+const COMMON = new Set("the and for was were did does has have had are you your who what when where which how why with from that this they about".split(" "));
 const LONG = 600; // characters of a hit that are shown at first
 const kept = { query: "", at: null, speaker: "", k: "10" }; // while the page is open
 
@@ -65,13 +66,13 @@ export function render(box, _, app) {
     const as = kept.at ? ` as known on ${day(kept.at)}` : "";
     const said = `${counted(hits.length, "memory", "memories")}${as}, in ${count(Math.round(ms))} ms`;
     announce(said);
-    const widest = strongest(hits);
+    const measure = measureOf(hits);
     const answer = el("div", { class: "answer-place" }, button("Answer from these", () => tell(answer)));
     fill(results,
       el("h2", { class: "unseen" }, "Found"),
       el("div", { class: "row between" }, el("p", { class: "muted" }, said), hits.length > 0 && answer),
       hits.length ? legend() : el("p", { class: "empty" }, "Nothing fits. Try other words, a later day, or another method."),
-      el("ol", { class: "list" }, hits.map((item) => el("li", {}, hit(item, kept.query, widest, app)))));
+      el("ol", { class: "list" }, hits.map((item) => el("li", {}, hit(item, kept.query, measure, app)))));
   }
 
   async function tell(place) {
@@ -114,14 +115,14 @@ function said(record, text, app) {
   ];
 }
 
-function hit(item, query, widest, app) {
+function hit(item, query, measure, app) {
   const letters = Array.from(item.text);
-  const words = [...new Set(query.toLowerCase().match(/[\p{L}\p{N}]{3,}/gu) ?? [])].map((word) => word.slice(0, Math.max(3, word.length - 2)));
+  const words = [...new Set(query.toLowerCase().match(/[\p{L}\p{N}]{3,}/gu) ?? [])].filter((word) => !COMMON.has(word)).map((word) => word.slice(0, Math.max(3, word.length - 2)));
   const from = letters.length > LONG && item.excerpt ? Math.max(0, item.excerpt[0] - 60) : 0;
   const part = letters.slice(from, from + LONG).join("");
   const whole = letters.length <= LONG;
   const place = [from > 0 && "\u2026", ...marked(part, words), !whole && "\u2026"].filter(Boolean);
-  const card = el("article", { class: "hit" }, el("div", {}, ...said(item, place, app)), reasons(item.why, widest));
+  const card = el("article", { class: "hit" }, el("div", {}, ...said(item, place, app)), reasons(item.why, measure));
   if (!whole) {
     const more = button("Show all of it", () => {
       fill(card.querySelector(".text"), ...marked(item.text, words));
