@@ -64,11 +64,26 @@ def test_rating_and_search(shape, dtype):
         assert torch.equal(ours, twin)
 
 
-def test_a_model_on_the_gpu_says_what_it_says_on_the_cpu(ids):
-    policy = HiP.with_budget(12)
-    outputs = []
+def test_a_model_on_the_gpu_says_what_it_says_on_the_cpu():
+    """All tokens differ, because keys that are equal tie, and either may be chosen."""
+    ids = torch.stack([torch.randperm(58, generator=torch.Generator().manual_seed(row))[:24] + 2 for row in (0, 1)])
+    policy, outputs = HiP.with_budget(12), []
     for device in ("cpu", "cuda"):
         model = make_model().to(device)
         with policy.attach(model):
             outputs.append(logits_of(model, ids.to(device)).cpu())
     torch.testing.assert_close(outputs[1], outputs[0], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("heads", [4, 2], ids=["every head its own keys", "grouped heads"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dense_layers_on_the_gpu(heads, dtype):
+    """Read in chunks, and a token at a time, the last queries see all that came before them."""
+    ids = torch.randint(2, 60, (1, 90), generator=torch.Generator().manual_seed(0)).cuda()
+    model = make_model(num_key_value_heads=heads, hidden_size=64).to("cuda", dtype)
+    plain = logits_of(model, ids).float()
+    with HiP(num_dense_layers=2, chunk_tokens=40).attach(model) as memory:
+        ours = logits_of(model, ids[:, :88])
+        last = [logits_of(model, ids[:, at : at + 1], past_key_values=memory.memory) for at in (88, 89)]
+    within = 1e-3 if dtype == torch.float32 else 0.1
+    torch.testing.assert_close(torch.cat([ours, *last], dim=1).float(), plain, atol=within, rtol=within)

@@ -72,6 +72,26 @@ def attend(parts: Sequence[Part], layer: Layer) -> tuple[Tensor, list[Tensor]]:
     return joint_softmax(scores, [part.values for part in parts], layer.dropout)
 
 
+def attend_in_pieces(parts: Sequence[Part], layer: Layer, piece_tokens: int = 8192) -> Tensor:
+    """The output of `attend` [B, H, T, D], with scores of at most `piece_tokens` keys at a time: a running softmax."""
+    layer.count(parts)
+    B, H, T, _ = parts[0].queries.shape
+    top = parts[0].queries.new_full((B, H, T, 1), -torch.inf, dtype=torch.float32)
+    total, output = torch.zeros_like(top), torch.zeros_like(top)
+    for part in parts:
+        for start in range(0, part.keys.shape[2], piece_tokens):
+            cut = slice(start, start + piece_tokens)
+            mask = None if part.mask is None else part.mask[..., cut]
+            scores = logits(Part(part.queries, part.keys[:, :, cut], part.values, mask), layer.scaling, layer.softcap)
+            highest = torch.maximum(top, scores.amax(dim=-1, keepdim=True))
+            weights, fade = (scores - highest).exp(), (top - highest).exp()
+            value = part.values[:, :, cut]
+            grouped = dropout(weights, layer.dropout).to(value.dtype).reshape(B, value.shape[1], -1, value.shape[2])
+            output = output * fade + (grouped @ value).view(B, H, T, -1).float()
+            top, total = highest, total * fade + weights.sum(dim=-1, keepdim=True)
+    return (output / total).to(parts[0].values.dtype)
+
+
 def attend_fused(parts: Sequence[Part], layer: Layer) -> Tensor:
     """The output of `attend` [B, H, T, D] in one fused call; soft-capped scores take the readable form."""
     if layer.softcap is not None:

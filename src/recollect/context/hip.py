@@ -41,6 +41,7 @@ class HiP(ContextMemory):
 
     bounded: ClassVar[bool] = False
 
+    chunk_tokens: int = 4096  # many query blocks at once keep a GPU busy
     num_sink_tokens: int = 16  # first tokens, always attended to
     num_far_tokens: int = 512  # found by the search; 1024 or more for hard retrieval
     window_tokens: int = 256

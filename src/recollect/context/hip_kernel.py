@@ -15,7 +15,7 @@ from torch import Tensor
 LOWEST = tl.constexpr(-1e30)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["G", "N", "Q", "C"])  # sizes change from chunk to chunk; compile once
 def _rate(
     queries, keys, blocks, out, G, N, Q, C, D, key_row, key_token, key_head,
     BLOCK: tl.constexpr, BQ: tl.constexpr, BC: tl.constexpr, BD: tl.constexpr,
@@ -64,7 +64,7 @@ def _step(query, key, value, seen, scaling, top, total, sums):
     return new, total * fade + tl.sum(weights, 1), sums
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["G", "T", "S", "R", "F", "query_block"])
 def _attend(
     far_queries, near_queries, keys, near_keys, values, chosen, ends, out, scaling, G, T, S, R, F, D, query_block,
     query_row, query_head, query_token, key_row, key_token, key_head, near_row, near_head, near_token,

@@ -22,7 +22,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from recollect.context.attention import Part, attend, band, tail
+from recollect.context.attention import Part, attend, attend_in_pieces, band, tail
 from recollect.context.cache import Layer
 from recollect.context.far import place_keys, place_queries
 from recollect.context.policy import ContextMemory
@@ -78,9 +78,11 @@ class ThinK(ContextMemory):
             placed = place_queries(layer, queries, layer.num_read, self.far_distance_tokens)
             thin = _channels(placed, state["channels"].repeat_interleave(H // keys.shape[1], dim=1))
             parts.append(Part(thin, state["thin_keys"], state["thin_values"]))
-        output, weights = attend(parts, layer)
         state["keys"], state["values"] = keys, values
-        if self.num_kept_tokens is not None:
+        if self.num_kept_tokens is None:
+            output = attend_in_pieces(parts, layer)
+        else:
+            output, weights = attend(parts, layer)
             self._credit(layer, weights, known)
         if "channels" not in state:
             seen = torch.cat([state["queries"], queries], dim=2) if "queries" in state else queries
