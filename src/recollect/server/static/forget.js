@@ -17,7 +17,7 @@ export function render(box, { ids = null, what = null, session = null }, app) {
   const ways = {
     ...(ids && { ids: [`Only this: \u201c${what}\u201d`, null] }),
     query: ["Everything that holds these words", el("input", { type: "text", autocomplete: "off", maxlength: "2000" })],
-    session: ["A conversation", el("input", { type: "text", autocomplete: "off", value: session ?? "" })],
+    session: ["A conversation", el("input", { type: "text", autocomplete: "off", placeholder: "Its name; or open it and forget it there", value: session ?? "" })],
     before: ["Everything said before a day", el("input", { type: "date" })],
     user: [`Everything of ${app.about.user}`, null],
   };
