@@ -19,7 +19,7 @@ export function render(box, { ids = null, what = null, session = null }, app) {
     query: ["Everything that holds these words", el("input", { type: "text", autocomplete: "off", maxlength: "2000" })],
     session: ["A conversation", el("input", { type: "text", autocomplete: "off", placeholder: "Its name; or open it and forget it there", value: session ?? "" })],
     before: ["Everything said before a day", el("input", { type: "date" })],
-    user: [`Everything of ${app.about.user}`, null],
+    user: [`Everything of the user ${app.about.user}`, null],
   };
   let chosen = ids ? "ids" : session ? "session" : "query";
   const rows = Object.entries(ways).map(([way, [text, field]]) => {
