@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +25,14 @@ QUIET = (
 )
 EVIL = '"><img src=x onerror=alert(1)><script>alert(2)</script>{{7*7}}'
 ABOUT = ("tea", "jazz", "chess")
+WATCH = """() => {
+  window.seen = [];
+  const look = () => {
+    seen.push(document.querySelector(".job p")?.textContent);
+    if (document.querySelector(".job progress")) seen.push("progress");
+  };
+  new MutationObserver(look).observe(document.body, { subtree: true, childList: true, characterData: true });
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +122,7 @@ def is_too_wide(page: playwright.Page) -> bool:
     return page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
 
 
-def test_a_newcomer_imports_searches_tidies_and_forgets(serve, visit):
+def test_a_newcomer_imports_searches_tidies_and_forgets(serve, visit, tmp_path):
     server = serve(method="tim")
     page = visit(server)
     expect(page.locator(".empty")).to_contain_text("Nothing is remembered yet")
@@ -122,7 +131,9 @@ def test_a_newcomer_imports_searches_tidies_and_forgets(serve, visit):
     drop(page, "conversations.json", chatgpt_export())
     expect(page.locator(".job .good")).to_have_text("6 memories added (chatgpt)")
     expect(page.locator("#who")).to_contain_text("6 memories")
-    drop(page, "conversations.json", chatgpt_export())
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        archive.writestr("conversations.json", chatgpt_export())
+    page.set_input_files("#file", tmp_path / "export.zip")
     expect(page.locator(".job .good").first).to_have_text("0 memories added, 6 already there (chatgpt)")
     drop(page, "strange.bin", "nothing of use")
     expect(page.locator(".job .problem")).to_contain_text("the format of strange.bin is not known")
@@ -215,6 +226,18 @@ def test_the_time_is_scrubbed(serve, visit):
     expect(page.locator(".hit .text")).to_have_text(["I moved to Porto today."])
     page.click("text=Back to now")
     expect(page.locator(".hit")).to_have_count(3)
+
+
+def test_an_import_shows_how_far_it_is(serve, visit):
+    page = visit(serve(), view="#import")
+    expect(page.locator(".zone")).to_be_visible()
+    page.evaluate(WATCH)
+    lines = "\n".join(json.dumps({"text": f"memory number {number}"}) for number in range(2500))
+    drop(page, "many.jsonl", lines)
+    expect(page.locator(".job .good")).to_have_text("2,500 memories added (table)", timeout=60_000)
+    seen = page.evaluate("window.seen")
+    assert "progress" in seen
+    assert [text for text in seen if re.fullmatch(r"[\d,]+ memories so far", text or "")]
 
 
 def test_long_lists_come_a_page_at_a_time(serve, visit):

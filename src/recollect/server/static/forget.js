@@ -17,9 +17,9 @@ export function render(box, { ids = null, what = null, session = null }, app) {
   const ways = {
     ...(ids && { ids: [`Only this: \u201c${what}\u201d`, null] }),
     query: ["Everything that holds these words", el("input", { type: "text", autocomplete: "off", maxlength: "2000" })],
-    session: ["A conversation", el("input", { type: "text", autocomplete: "off", value: session ?? "" })],
+    session: ["A conversation", el("input", { type: "text", autocomplete: "off", placeholder: "Its name; or open it and forget it there", value: session ?? "" })],
     before: ["Everything said before a day", el("input", { type: "date" })],
-    user: [`Everything of ${app.about.user}`, null],
+    user: [`Everything of the user ${app.about.user}`, null],
   };
   let chosen = ids ? "ids" : session ? "session" : "query";
   const rows = Object.entries(ways).map(([way, [text, field]]) => {
