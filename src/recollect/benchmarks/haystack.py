@@ -134,6 +134,11 @@ class Haystacks:
             raise InvalidInput("haystack: the text is empty.")
         self._made: list[int] = []
 
+    @property
+    def source(self) -> str:
+        """What the prose is: "given" or "made"."""
+        return "given" if self._given else "made"
+
     def prompt(self, task: str, length: int, rng: Random, depth: float | None = None) -> Prompt:
         """A prompt of exactly `length` tokens; what is asked for stands at `depth` (None: anywhere).
 

@@ -49,10 +49,14 @@ def folder_of(recipe: Recipe) -> Path:
     return cache_folder() / f"testbed-{name}"
 
 
-def load(path: str | Path, device: str = "cpu") -> tuple[Any, Any]:
-    """(model, tokenizer) in a folder that transformers wrote; float32 on a CPU, bfloat16 elsewhere.
+DTYPES = ("float32", "bfloat16", "float16")
 
-    Nothing is downloaded. Raises NotFound when there is no such folder, Unavailable without torch and transformers.
+
+def load(path: str | Path, device: str = "cpu", dtype: str | None = None) -> tuple[Any, Any]:
+    """(model, tokenizer) in a folder that transformers wrote; None: float32 on a CPU, bfloat16 elsewhere.
+
+    Nothing is downloaded. Raises NotFound when there is no such folder, InvalidInput for an unknown dtype, Unavailable
+    without torch and transformers.
     """
     try:
         import torch
@@ -60,6 +64,9 @@ def load(path: str | Path, device: str = "cpu") -> tuple[Any, Any]:
         from transformers.utils import logging
     except ImportError:
         raise Unavailable(INSTALL) from None
+    dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
+    if dtype not in DTYPES:
+        raise InvalidInput(f"dtype: {dtype!r:.20} is not known; use one of {', '.join(DTYPES)}.")
     path = Path(path).expanduser()
     if not (path / "config.json").is_file():
         raise NotFound(
@@ -67,9 +74,8 @@ def load(path: str | Path, device: str = "cpu") -> tuple[Any, Any]:
         )
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), local_files_only=True)
         model = model.to(device).eval()
         file = path / "tokenizer.json"
         fast = file.is_file()
@@ -84,13 +90,16 @@ def load(path: str | Path, device: str = "cpu") -> tuple[Any, Any]:
 
 
 def load_or_train(
-    recipe: Recipe | None = None, device: str = "cpu", progress: Progress = lambda *_: None
+    recipe: Recipe | None = None,
+    device: str = "cpu",
+    progress: Progress = lambda *_: None,
+    dtype: str | None = None,
 ) -> tuple[Any, Any]:
     """(model, tokenizer) of a recipe, from the cache folder or trained now."""
     recipe = recipe or Recipe()
     if not (folder_of(recipe) / "config.json").is_file():
         train(recipe, folder_of(recipe), device, progress)
-    return load(folder_of(recipe), device)
+    return load(folder_of(recipe), device, dtype)
 
 
 def train(recipe: Recipe, folder: Path, device: str = "cpu", progress: Progress = lambda *_: None) -> dict[str, Any]:

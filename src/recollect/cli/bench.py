@@ -254,8 +254,19 @@ def needle(
     samples: Annotated[int, typer.Option(min=1, help="Questions for each task and length.")] = 10,
     haystack: Annotated[Path | None, typer.Option(help="A text to hide things in. Default: made sentences.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16. Default: float32 on a CPU, else bfloat16.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Questions that are read at once.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the questions.")] = 0,
-    results: Annotated[Path | None, typer.Option("--results", help="Write needle.json into this folder.")] = None,
+    resume: Annotated[
+        list[Path] | None,
+        typer.Option(help="A result whose rows are taken over and not measured again; may be given several times."),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the files that are written.")] = "needle",
+    results: Annotated[
+        Path | None, typer.Option("--results", help="Write <name>.json into this folder, after each measured row.")
+    ] = None,
     plots: Annotated[
         Path | None, typer.Option("--plots", help="Draw accuracy against length into this folder.")
     ] = None,
@@ -264,6 +275,7 @@ def needle(
     """How far each context memory carries a model: accuracy of recall by length, at equal attended tokens."""
     from recollect.benchmarks import needle as bench
     from recollect.benchmarks.haystack import Haystacks, parse_lengths, parse_names
+    from recollect.benchmarks.report import write_json
     from recollect.benchmarks.testbed import load, load_or_train
 
     keys = bench.policies() if policy == "all" else parse_names(policy, bench.policies(), "policy")
@@ -274,34 +286,48 @@ def needle(
             text = haystack.read_text("utf-8")
         except (OSError, UnicodeDecodeError):
             raise InvalidInput(f"haystack: {haystack} is not a text file in UTF-8.") from None
+    earlier = [_result(path) for path in resume or ()]
     with err.status("the model") as status:
         if model is not None:
-            network, tokenizer = load(model, device)
+            network, tokenizer = load(model, device, dtype)
         else:
             network, tokenizer = load_or_train(
                 device=device,
                 progress=lambda step, total, what: status.update(f"training the testbed, {step} of {total}: {what}"),
+                dtype=dtype,
             )
-        haystacks = Haystacks(tokenizer, network.config.bos_token_id, text, seed)
         result = bench.run(
             network,
-            haystacks,
-            keys,
+            Haystacks(tokenizer, network.config.bos_token_id, text, seed),
+            [bench.PLAIN, *keys],
             sizes,
             tasks,
             samples,
             budget,
             seed,
             lambda what, done, total: status.update(f"{what} ({done} of {total})"),
+            batch,
+            earlier,
+            lambda found: write_json(found, results / f"{name}.json") if results is not None else None,
         )
-    result["haystack"] = "given" if text is not None else "made"
     if results is not None:
-        from recollect.benchmarks.report import write_json
-
-        write_json(result, results / "needle.json")
+        write_json(result, results / f"{name}.json")
     if plots is not None:
-        bench.plot(result, plots)
+        bench.plot(result, plots, name)
     if json:
         print_json(result)
     else:
         bench.show(result, out)
+
+
+def _result(path: Path) -> dict[str, Any]:
+    """A result that `bench needle` wrote. Raises InvalidInput for anything else."""
+    import json
+
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        if found["benchmark"] == "needle":
+            return found
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise InvalidInput(f"resume: {path} is not a result of `recollect bench needle`.")
