@@ -83,12 +83,10 @@ def run(
         "seed": seed,
         "haystack": haystacks.source,
     }
-    for result in earlier:
+    for each in earlier:
         for name, value in setting.items():
-            if result[name] != value:
-                raise Conflict(
-                    f"{name}: an earlier result was measured with {result[name]}, not {value}; leave it out."
-                )
+            if each[name] != value:
+                raise Conflict(f"{name}: an earlier result was measured with {each[name]}, not {value}; leave it out.")
     found = {_place(row): dict(row) for each in earlier for row in each["rows"]}
     sources: list[dict[str, Any]] = []
     for each in earlier:
