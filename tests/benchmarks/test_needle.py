@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from recollect.benchmarks import needle
 from recollect.benchmarks.haystack import Haystacks
-from recollect.benchmarks.testbed import Recipe, folder_of, load, load_or_train, sequences, train
+from recollect.benchmarks.testbed import Recipe, extend, folder_of, load, load_or_train, sequences, train
 from recollect.cli.main import app
+from recollect.context.longgen import LongGen
 from recollect.context.sliding_window import SlidingWindow
 from recollect.errors import Conflict, InvalidInput, NotFound
 
@@ -65,6 +66,46 @@ def test_models_are_cached_by_recipe(tmp_path, monkeypatch):
     assert (folder_of(recipe) / "model.safetensors").stat().st_mtime_ns == written
     with pytest.raises(NotFound, match="model: there is no checkpoint in"):
         load(tmp_path / "nowhere")
+
+
+def test_a_model_is_trained_on_to_longer_texts_under_a_policy(folder, tmp_path):
+    words = [
+        "testbed",
+        "extend",
+        "--model",
+        str(folder),
+        "--tokens",
+        "160",
+        "--steps",
+        "2",
+        "--rows",
+        "1",
+        "--window",
+        "16",
+    ]
+    run = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "longer"), "--json"])
+    assert run.exit_code == 0, run.output
+    log = json.loads(run.output)
+    assert log["policy"]["window_tokens"] == 16
+    before, after = (load(each)[0] for each in (folder, tmp_path / "longer"))
+    assert after.config.max_position_embeddings == 160
+    assert after.config.rope_parameters["rope_theta"] > before.config.rope_parameters["rope_theta"]
+    assert not torch.equal(before.model.layers[0].mlp.up_proj.weight, after.model.layers[0].mlp.up_proj.weight)
+    run = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "full"), "--full"])
+    assert "Trained on to 160 tokens" in run.output
+
+
+def test_training_on_lowers_the_loss_and_leaves_the_policy_behind(folder):
+    model, tokenizer = load(folder)
+    recipe = replace(TINY, trained_tokens=256, batch_rows=2, num_steps=20, learning_rate=5e-3, warmup_steps=1)
+    seen = []
+    extend(model, tokenizer, recipe, LongGen(num_sink_tokens=2, window_tokens=20), lambda *line: seen.append(line[2]))
+    first, last = (float(line.split()[-2]) for line in (seen[0], seen[-1]))
+    assert last < first - 0.1
+    assert not model.training
+    with torch.no_grad():
+        assert model(torch.tensor([[0, 5, 6]])).logits.shape == (1, 3, 400)
+    assert model.config._attn_implementation == "sdpa"
 
 
 def test_losses_are_those_of_one_plain_call(folder):

@@ -18,6 +18,7 @@ import numpy as np
 
 from recollect.benchmarks.haystack import TASKS, Haystacks, Prompt, mqar
 from recollect.benchmarks.provenance import provenance
+from recollect.benchmarks.testbed import INSTALL
 from recollect.catalogue import SYSTEMS, system
 from recollect.errors import Conflict, InvalidInput, Unavailable
 
@@ -31,16 +32,23 @@ Progress = Callable[[str, int, int], None]  # what is measured, done, of
 
 
 def policies() -> list[str]:
-    """The keys of the policies in the catalogue that have a budget."""
-    return [entry.key for entry in SYSTEMS if entry.home == "context"]
+    """The keys of the policies in the catalogue that have a budget. Raises Unavailable without torch."""
+    try:
+        return [each.key for each in SYSTEMS if each.home == "context" and hasattr(_class_of(each.key), "with_budget")]
+    except ImportError:
+        raise Unavailable(INSTALL) from None
 
 
 def make_policy(key: str, budget: int) -> ContextMemory | None:
     """The policy with this key and budget; None for the plain model."""
     if key == PLAIN:
         return None
+    return _class_of(key).with_budget(budget)
+
+
+def _class_of(key: str) -> Any:
     module, name = system(key).target.split(":")
-    return getattr(import_module(module), name).with_budget(budget)
+    return getattr(import_module(module), name)
 
 
 def run(
@@ -110,34 +118,40 @@ def run(
     asked: tuple[tuple[str, int] | None, list[Any]] = (None, [])
     for task, length, key in missing:
         if asked[0] != (task, length):
-            rng = Random(f"{seed} {task} {length}")
-            each = [
-                _question(model, haystacks, task, length, rng, number, num_samples) for number in range(num_samples)
-            ]
-            asked = (task, length), each
+            asked = (task, length), questions(model, haystacks, task, length, num_samples, seed)
         policy, scores, stats, start = make_policy(key, budget), [], {}, time.perf_counter()
         for first in range(0, num_samples, batch_rows):
             progress(f"{task}, {length} tokens, {key}", done, total)
-            questions = asked[1][first : first + batch_rows]
-            right, stats = answers(model, haystacks, policy, questions)
+            right, stats = answers(model, haystacks, policy, asked[1][first : first + batch_rows])
             scores += right
-            done += len(questions)
-        sizes = {
-            name: stats[name] // stats["rows"] if name in stats else None for name in ("device_bytes", "host_bytes")
-        }
-        found[task, length, key] = {
-            "task": task,
-            "length": length,
-            "policy": key,
-            "num_samples": num_samples,
-            "accuracy": sum(scores) / num_samples,
-            "interval": _wilson(sum(scores), num_samples),
-            "attended_tokens": stats.get("attended_tokens", length),
-            **sizes,
-            "seconds": round((time.perf_counter() - start) / num_samples, 3),
-        }
+            done += len(right)
+        found[task, length, key] = make_row(task, length, key, scores, stats, time.perf_counter() - start)
         keep(result())
     return result()
+
+
+def make_row(
+    task: str, length: int, key: str, scores: Sequence[float], stats: Mapping[str, Any], seconds: float
+) -> dict[str, Any]:
+    """The row of one policy at one length; bytes and seconds are those of one question."""
+    sizes = {name: stats[name] // stats["rows"] if name in stats else None for name in ("device_bytes", "host_bytes")}
+    return {
+        "task": task,
+        "length": length,
+        "policy": key,
+        "num_samples": len(scores),
+        "accuracy": sum(scores) / len(scores),
+        "interval": _wilson(sum(scores), len(scores)),
+        "attended_tokens": stats.get("attended_tokens", length),
+        **sizes,
+        "seconds": round(seconds / len(scores), 3),
+    }
+
+
+def questions(model: Any, haystacks: Haystacks, task: str, length: int, num_samples: int, seed: int = 0) -> list[Any]:
+    """The questions that every policy is asked, with what is asked for spread evenly from the first token to the last."""
+    rng = Random(f"{seed} {task} {length}")
+    return [_question(model, haystacks, task, length, rng, number, num_samples) for number in range(num_samples)]
 
 
 def _place(row: Mapping[str, Any]) -> tuple[str, int, str]:
@@ -157,14 +171,14 @@ def answer(
 
 
 def answers(
-    model: Any, haystacks: Haystacks, policy: ContextMemory | None, questions: Sequence[Any]
+    model: Any, haystacks: Haystacks, policy: ContextMemory | None, asked: Sequence[Any]
 ) -> tuple[list[float], dict[str, Any]]:
     """As `answer`, of questions of one task and length that are read as one batch; statistics are those of the batch."""
     import torch
 
     with torch.no_grad(), nullcontext() if policy is None else policy.attach(model) as memory:
-        if isinstance(questions[0], Prompt):
-            ids = torch.tensor([question.tokens for question in questions], device=model.device)
+        if isinstance(asked[0], Prompt):
+            ids = torch.tensor([question.tokens for question in asked], device=model.device)
             options = {
                 "max_new_tokens": ANSWER_TOKENS,
                 "do_sample": False,
@@ -172,9 +186,9 @@ def answers(
             }
             output = model.generate(ids, attention_mask=torch.ones_like(ids), max_length=None, **options)
             replies = [haystacks.tokenizer.decode(reply) for reply in output[:, ids.shape[1] :].tolist()]
-            scores = [float(each.correct(reply)) for each, reply in zip(questions, replies, strict=True)]
+            scores = [float(each.correct(reply)) for each, reply in zip(asked, replies, strict=True)]
         else:
-            tokens, labels, low, high = zip(*questions, strict=True)
+            tokens, labels, low, high = zip(*asked, strict=True)
             scores = _mqar_scores(model, np.concatenate(tokens), np.concatenate(labels), low[0], high[0])
         return scores, {} if memory is None else memory.stats()
 

@@ -320,13 +320,75 @@ def needle(
         bench.show(result, out)
 
 
+@app.command(
+    epilog="Examples:  recollect bench sirllm   |   recollect bench sirllm --task dailydialog,grocery --data sirllm --limit 500"
+)
+def sirllm(
+    task: Annotated[
+        str, typer.Option(help="dailydialog, grocery (both need --data), rock-paper-scissors; with commas.")
+    ] = "rock-paper-scissors",
+    policy: Annotated[
+        str, typer.Option(help="Policies, as sirllm,streaming-llm. all: every one.")
+    ] = "sirllm,streaming-llm",
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder with the published files. Default: a made match.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(min=1, help="Rounds of each task and match; dialogues are played to their end.")
+    ] = 200,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a checkpoint of transformers. Default: the testbed, trained when missing."),
+    ] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="Keys a token may attend to. Default: half of the trained length.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    by: Annotated[
+        str, typer.Option(help="letter, or text for a model that has not learned to answer by letters.")
+    ] = "letter",
+    seed: Annotated[int, typer.Option(help="Seed of a made match.")] = 0,
+    results: Annotated[Path | None, typer.Option("--results", help="Write sirllm-tasks.json into this folder.")] = None,
+    json: Json = False,
+) -> None:
+    """SirLLM's tasks of dialogue in a small cache: small talk, a fact among other questions, an opponent's habit."""
+    from recollect.benchmarks import needle
+    from recollect.benchmarks import sirllm_tasks as bench
+    from recollect.benchmarks.haystack import parse_names
+    from recollect.benchmarks.report import write_json
+    from recollect.benchmarks.testbed import load, load_or_train
+
+    keys = needle.policies() if policy == "all" else parse_names(policy, needle.policies(), "policy")
+    tasks = parse_names(task, bench.TASKS, "task")
+    with err.status("the model") as status:
+        network, tokenizer = load(model, device) if model is not None else load_or_train(device=device)
+        result = bench.run(
+            network,
+            tokenizer,
+            keys,
+            tasks,
+            data,
+            limit,
+            budget,
+            seed,
+            by,
+            lambda what, done, total: status.update(f"{what} ({done} of {total})"),
+        )
+    if results is not None:
+        write_json(result, results / "sirllm-tasks.json")
+    if json:
+        print_json(result)
+    else:
+        bench.show(result, out)
+
+
 def _result(path: Path) -> dict[str, Any]:
     """A result that `bench needle` wrote. Raises InvalidInput for anything else."""
     import json
 
     try:
         found = json.loads(path.read_text("utf-8"))
-        if found["benchmark"] == "needle":
+        if found["benchmark"] == "needle" and {"rows", "haystack", "earlier"} <= found.keys():
             return found
     except (OSError, ValueError, KeyError, TypeError):
         pass
