@@ -266,8 +266,14 @@ def plot(result: dict[str, Any], folder: Path, name: str = "needle") -> Path:
         raise Unavailable('plots: matplotlib is not installed; `pip install "recollect[bench]"` brings it.') from None
     matplotlib.rcParams["svg.hashsalt"] = "recollect"
     tasks = list(dict.fromkeys(row["task"] for row in result["rows"]))
-    figure, panels = pyplot.subplots(1, len(tasks), figsize=(1.5 + 4 * len(tasks), 3.8), sharey=True, squeeze=False)
-    for task, axes in zip(tasks, panels[0], strict=True):
+    columns = min(3, len(tasks))
+    lines = -(-len(tasks) // columns)
+    figure, panels = pyplot.subplots(
+        lines, columns, figsize=(1.5 + 4 * columns, 3.8 * lines), sharey=True, squeeze=False
+    )
+    for axes in panels.flat[len(tasks) :]:
+        axes.set_axis_off()
+    for task, axes in zip(tasks, panels.flat, strict=False):
         for key in dict.fromkeys(row["policy"] for row in result["rows"]):
             points = [
                 (row["length"], row["accuracy"])
@@ -280,8 +286,9 @@ def plot(result: dict[str, Any], folder: Path, name: str = "needle") -> Path:
         axes.set_xscale("log", base=2)
         axes.set(xlabel="tokens of input", title=task, ylim=(-0.03, 1.03))
         axes.grid(True, alpha=0.3)
-    panels[0][0].set_ylabel("share of questions answered")
-    panels[0][-1].legend(fontsize=8)
+    for line in panels:
+        line[0].set_ylabel("share of questions answered")
+    panels.flat[len(tasks) - 1].legend(fontsize=8)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.svg"
     figure.tight_layout()
