@@ -204,6 +204,26 @@ def rows_of(key):
             name: Row(name, "system" if name == key else "baseline", values)
             for name, values in CONTEXT_ROWS[key].items()
         }
+    if key == "longgen":
+        recall = {
+            "full attention": (0.9, 0.9),
+            "LongGen, middle": (0.9, 0.8),
+            "LongGen, bottom": (0.9, 0.9),
+            "LongGen, top": (0.5, 0.5),
+            "LongGen, interleaved": (0.5, 0.5),
+            "sparse everywhere": (0.1, 0.1),
+            "full, made sparse afterwards": (0.2, 0.2),
+        }
+        return {
+            name: Row(name, "baseline", {"passkey": passkey, "needle": needle})
+            for name, (passkey, needle) in recall.items()
+        }
+    if key == "jrt":
+        return {
+            f"{name}, {times}": Row(f"{name}, {times}", "system", {"mean": mean})
+            for name in ("plain", "streaming-llm", "sirllm", "infllm")
+            for times, mean in (("once", 0.5), ("twice", 0.6))
+        }
     if key in ("a-mem", "tim"):
         return rows_of_method(key)
     if key != "locomo":
@@ -272,6 +292,12 @@ BREAKS = [  # claim, row, value that breaks it
     ("em-llm", "infllm", {"passkey@2x": 0.9}),
     ("em-llm", "events of fixed length", {"key-value@2x": 0.95}),
     ("sirllm", "lm-infinite", {"after 20": 0.5}),
+    ("longgen", "LongGen, middle", {"passkey": 0.6}),
+    ("longgen", "sparse everywhere", {"passkey": 0.6, "needle": 0.6}),
+    ("longgen", "full, made sparse afterwards", {"passkey": 0.9, "needle": 0.5}),
+    ("longgen", "LongGen, top", {"passkey": 1.0, "needle": 1.0}),
+    ("jrt", "infllm, twice", {"mean": 0.44}),
+    ("jrt", "sirllm, once", {"mean": 0.8}),
     ("sirllm", "sirllm", {"after 2": 0.8}),
     ("hip", "hip", {"recall@8": 0.7}),
     ("hip", "blocks at random", {"recall@8": 0.5}),
