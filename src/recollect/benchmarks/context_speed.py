@@ -82,12 +82,13 @@ def run(
     limit_s: float = 120.0,
     seed: int = 0,
     progress: Progress = lambda what: None,
+    save: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> dict[str, Any]:
     """Measure full attention and the policies `keys` at `lengths` tokens; one plain JSON object.
 
     A method stops growing when it runs out of memory, when it has taken `limit_s` seconds, or at its length in `limits`;
     what it did not reach has a row that says why. `settings` are those of policies that shall not have their defaults.
-    Raises InvalidInput without lengths, Unavailable without the device.
+    `save` is given what there is after each method. Raises InvalidInput without lengths, Unavailable without the device.
     """
     import torch
 
@@ -101,6 +102,12 @@ def run(
     model = llama(num_layers, device, dtype, width)
     ids = torch.randint(3, model.config.vocab_size, (1, lengths[-1]), device=device)
     rows: list[dict[str, Any]] = []
+    result: dict[str, Any] = {
+        "benchmark": "context-speed",
+        "model": {"type": "llama", "layers": num_layers, "width": width, "dtype": dtype},
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
+        **provenance(),
+    }
     with torch.inference_mode():
         model(ids[:, :PIECE_TOKENS], logits_to_keep=1)  # so that kernels are loaded
         for key in dict.fromkeys([FULL, *keys]):
@@ -116,15 +123,10 @@ def run(
                 {"method": key, "length": length, "why_not": "not asked for"} for length in lengths[len(reached) :]
             ]
             _clean(device)
-    _ratios(rows)
-    return {
-        "benchmark": "context-speed",
-        "model": {"type": "llama", "layers": num_layers, "width": width, "dtype": dtype},
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
-        "rows": rows,
-        "total_seconds": round(time.perf_counter() - began, 1),
-        **provenance(),
-    }
+            _ratios(rows)
+            result |= {"rows": rows, "total_seconds": round(time.perf_counter() - began, 1)}
+            save(result)
+    return result
 
 
 def _policy(

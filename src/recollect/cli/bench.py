@@ -376,6 +376,7 @@ def context(
     """Speed and memory of context policies beside full attention, on a Llama of random weights."""
     from recollect.benchmarks import context_speed as bench
     from recollect.benchmarks.haystack import parse_lengths, parse_names
+    from recollect.benchmarks.report import write_json
 
     keys = bench.policies() if policy == "all" else parse_names(policy, bench.policies(), "policy")
     with err.status("starting") as status:
@@ -388,11 +389,8 @@ def context(
             width,
             limit_s=limit_s,
             progress=lambda line: status.update(escape(line)),
+            save=lambda found: None if results is None else write_json(found, results / "context-speed.json"),
         )
-    if results is not None:
-        from recollect.benchmarks.report import write_json
-
-        write_json(result, results / "context-speed.json")
     if plots is not None:
         bench.plot(result, plots)
     if json:
