@@ -232,9 +232,9 @@ def test_an_import_shows_how_far_it_is(serve, visit):
     page = visit(serve(), view="#import")
     expect(page.locator(".zone")).to_be_visible()
     page.evaluate(WATCH)
-    lines = "\n".join(json.dumps({"text": f"memory number {number}"}) for number in range(2500))
+    lines = "\n".join(json.dumps({"text": f"memory number {number}"}) for number in range(8000))
     drop(page, "many.jsonl", lines)
-    expect(page.locator(".job .good")).to_have_text("2,500 memories added (table)", timeout=60_000)
+    expect(page.locator(".job .good")).to_have_text("8,000 memories added (table)", timeout=60_000)
     seen = page.evaluate("window.seen")
     assert "progress" in seen
     assert [text for text in seen if re.fullmatch(r"[\d,]+ memories so far", text or "")]
@@ -374,6 +374,20 @@ def test_it_is_used_by_keyboard_alone(serve, visit):
     keys.press("Enter")
     expect(page.locator(".receipt h2")).to_be_focused()
     assert server.client.get("/v1/stats").json()["num_episodes"] == 0
+
+
+def test_a_view_that_is_chosen_before_the_page_is_ready_is_shown_then(serve, visit):
+    page = visit(serve())
+    settle(page)
+    held = []
+    page.route("**/v1/about", lambda route: held.append(route))
+    page.reload()
+    page.click("nav a[data-view=notes]")
+    page.keyboard.press("/")
+    page.click("nav a[data-view=figures]")
+    expect(page.locator(".view")).to_have_count(0)
+    held[0].continue_()
+    expect(page.locator("h1")).to_have_text("Figures")
 
 
 def test_the_graph_is_walked_by_arrow_keys(serve, visit):

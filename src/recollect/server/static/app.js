@@ -40,6 +40,7 @@ function go(view, params = {}) {
 }
 
 function show(moved) {
+  if (!app.about) return; // still on its way: `start` shows what was chosen meanwhile
   const { view, ...params } = place();
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   for (const link of document.querySelectorAll("#nav a")) {
