@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "recollect"
 LAYERS = [  # a module may import from its own part and from parts in later rows
     {"cli"},
-    {"server"},
+    {"server", "integrations"},
     {"arena", "claims", "doctor"},
     {"benchmarks", "agents", "worlds", "training"},
     {"store", "context", "state", "weights"},

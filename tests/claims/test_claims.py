@@ -160,6 +160,24 @@ CONTEXT_ROWS = {
         "events of fixed length": {"passkey@2x": 0.8, "key-value@2x": 0.8},
         "infllm": {"passkey@2x": 0.6, "key-value@2x": 1.0},
     },
+    "hip": {
+        "hip": {"recall@8": 0.9, "exponent": 1.2, "loss": 1.05, "answers": 0.2},
+        "blocks at random": {"recall@8": 0.03},
+        "streaming-llm": {"loss": 1.1, "answers": 2.0},
+        "plain": {"loss": 1.0, "answers": 0.1},
+    },
+    "rapid": {
+        "rapid": {"right@0.75x": 0.9, "right@1.5x": 0.8, "acceptance@0.75x": 0.9, "acceptance@1.5x": 0.8},
+        "transfer 0": {"right@0.75x": 0.9, "right@1.5x": 0.5, "acceptance@0.75x": 0.8, "acceptance@1.5x": 0.7},
+        "all read, no drafter": {"right@0.75x": 0.9, "right@1.5x": 0.5},
+        "excerpts read, no target": {"right@0.75x": 0.8, "right@1.5x": 0.8},
+    },
+    "think": {
+        "think": {"loss@0.4": 3.01, "key bytes@0.4": 0.6} | {f"divergence@{ratio}": 0.01 for ratio in (0.4, 0.6, 0.8)},
+        "channels by the norm of keys": {f"divergence@{ratio}": 0.02 for ratio in (0.4, 0.6, 0.8)},
+        "channels at random": {f"divergence@{ratio}": 0.5 for ratio in (0.4, 0.6, 0.8)},
+        "plain": {"loss": 3.0},
+    },
     "sirllm": {
         "sirllm": {"after 2": 0.95, "after 8": 0.8, "after 20": 0.7},
         "streaming-llm": {"after 2": 1.0, "after 8": 0.1, "after 20": 0.0},
@@ -185,6 +203,26 @@ def rows_of(key):
         return {
             name: Row(name, "system" if name == key else "baseline", values)
             for name, values in CONTEXT_ROWS[key].items()
+        }
+    if key == "longgen":
+        recall = {
+            "full attention": (0.9, 0.9),
+            "LongGen, middle": (0.9, 0.8),
+            "LongGen, bottom": (0.9, 0.9),
+            "LongGen, top": (0.5, 0.5),
+            "LongGen, interleaved": (0.5, 0.5),
+            "sparse everywhere": (0.1, 0.1),
+            "full, made sparse afterwards": (0.2, 0.2),
+        }
+        return {
+            name: Row(name, "baseline", {"passkey": passkey, "needle": needle})
+            for name, (passkey, needle) in recall.items()
+        }
+    if key == "jrt":
+        return {
+            f"{name}, {times}": Row(f"{name}, {times}", "system", {"mean": mean})
+            for name in ("plain", "streaming-llm", "sirllm", "infllm")
+            for times, mean in (("once", 0.5), ("twice", 0.6))
         }
     if key in ("a-mem", "tim"):
         return rows_of_method(key)
@@ -254,7 +292,25 @@ BREAKS = [  # claim, row, value that breaks it
     ("em-llm", "infllm", {"passkey@2x": 0.9}),
     ("em-llm", "events of fixed length", {"key-value@2x": 0.95}),
     ("sirllm", "lm-infinite", {"after 20": 0.5}),
+    ("longgen", "LongGen, middle", {"passkey": 0.6}),
+    ("longgen", "sparse everywhere", {"passkey": 0.6, "needle": 0.6}),
+    ("longgen", "full, made sparse afterwards", {"passkey": 0.9, "needle": 0.5}),
+    ("longgen", "LongGen, top", {"passkey": 1.0, "needle": 1.0}),
+    ("jrt", "infllm, twice", {"mean": 0.44}),
+    ("jrt", "sirllm, once", {"mean": 0.8}),
     ("sirllm", "sirllm", {"after 2": 0.8}),
+    ("hip", "hip", {"recall@8": 0.7}),
+    ("hip", "blocks at random", {"recall@8": 0.5}),
+    ("hip", "hip", {"exponent": 1.5}),
+    ("hip", "hip", {"loss": 1.2}),
+    ("hip", "streaming-llm", {"answers": 0.1}),
+    ("rapid", "transfer 0", {"acceptance@1.5x": 0.8}),
+    ("rapid", "all read, no drafter", {"right@0.75x": 1.0}),
+    ("rapid", "excerpts read, no target", {"right@1.5x": 0.9}),
+    ("think", "think", {"loss@0.4": 3.05}),
+    ("think", "think", {"key bytes@0.4": 0.8}),
+    ("think", "channels by the norm of keys", {"divergence@0.6": 0.005}),
+    ("think", "channels at random", {"divergence@0.8": 0.01}),
 ]
 
 

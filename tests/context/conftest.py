@@ -11,7 +11,8 @@ import pytest
 import torch
 import transformers
 
-from recollect.catalogue import SYSTEMS
+from recollect.benchmarks.needle import policies
+from recollect.catalogue import system
 
 VOCABULARY, LENGTH = 60, 24
 BASE: dict[str, Any] = {
@@ -73,13 +74,10 @@ def tiny(family: str = "llama") -> Any:
     return _made[family]
 
 
-CONTEXT = [system for system in SYSTEMS if system.home == "context"]
-
-
-@pytest.fixture(params=CONTEXT, ids=lambda system: system.key)
+@pytest.fixture(params=policies())
 def policy_class(request: pytest.FixtureRequest) -> Any:
     """The class of each policy in the catalogue."""
-    module, name = request.param.target.split(":")
+    module, name = system(request.param).target.split(":")
     return getattr(import_module(module), name)
 
 

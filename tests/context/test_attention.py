@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recollect.context.attention import Part, attend, attend_fused, band, sink_window
+from recollect.context.attention import Part, attend, attend_fused, attend_in_pieces, band, sink_window
 from recollect.context.cache import Layer
 
 
@@ -55,6 +55,17 @@ def test_the_fused_form_equals_the_readable_one_gradients_too(masked, softcap):
         strict=True,
     ):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("piece", [1, 3, 100])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_a_running_softmax_over_pieces_equals_the_readable_form(piece, softcap):
+    parts = random_parts(torch.Generator().manual_seed(0))
+    parts[0].mask = parts[0].mask.clone()
+    parts[0].mask[1] = False  # a query that sees nothing of the first part
+    ours, expected = make_layer(softcap=softcap), make_layer(softcap=softcap)
+    torch.testing.assert_close(attend_in_pieces(parts, ours, piece), attend(parts, expected)[0])
+    assert ours.counts == expected.counts
 
 
 def test_parts_with_equal_queries_are_one_attention():

@@ -227,7 +227,7 @@ def test_a_memory_of_another_kind_is_refused(policy_class, model, ids, tmp_path)
 
 
 def test_sizes_are_those_of_the_tensors(policy_class, model, ids):
-    """Every byte that the states hold, counted by walking over them, and bounded on the device as the stream grows."""
+    """Every byte that the states hold, counted by walking over them, and bounded on the device where the policy says so."""
     with policy_class.with_budget(64).attach(model) as memory:
         assert memory.size_bytes() == (0, 0)
         sizes = []
@@ -244,7 +244,8 @@ def test_sizes_are_those_of_the_tensors(policy_class, model, ids):
         kept = {name: value for name, value in memory.stats().items() if name.endswith("_bytes")}
         assert kept == {"device_bytes": sizes[-1].device, "host_bytes": sizes[-1].host}
     bytes_a_token = 2 * 2 * 2 * 2 * 8 * 4  # rows, layers, keys and values, heads, head size, float32
-    assert sizes[-1].device < 12 * LENGTH * bytes_a_token * 0.6  # well below keeping all
+    if policy_class.bounded:
+        assert sizes[-1].device < 12 * LENGTH * bytes_a_token * 0.6  # well below keeping all
 
 
 def test_wrong_use_is_refused_in_one_sentence(policy_class, model, ids):

@@ -35,6 +35,13 @@ TRIES: dict[tuple[str, str], list[tuple[dict[str, Any], Any]]] = {
     ("get", "/v1/records/{id}"): [({"id": "EP"}, None), ({"id": "NO"}, None), ({"id": "%2e%2e"}, None)],
     ("get", "/v1/records/{id}/history"): [({"id": "EP"}, None), ({"id": "NO"}, None)],
     ("get", "/v1/records/{id}/related"): [({"id": "EP"}, None), ({"id": "NO"}, None)],
+    ("get", "/v1/latest"): [({}, None), ({"at": "2100-01-01"}, None), ({"after_id": "EP"}, None)],
+    ("get", "/v1/sessions"): [({}, None), ({"after": "9000000000000000_1"}, None)],
+    ("get", "/v1/timeline"): [({}, None)],
+    ("get", "/v1/about"): [({}, None), ({"agent": "helper"}, None)],
+    ("get", "/v1/records/{id}/neighbourhood"): [({"id": "EP"}, None), ({"id": "NO"}, None)],
+    ("get", "/v1/neighbourhood"): [({}, None), ({"agent": "helper"}, None)],
+    ("get", "/v1/notes"): [({}, None), ({"of": "user"}, None), ({"kind": "fact"}, None), ({"after_id": "NO"}, None)],
     ("post", "/v1/notes"): [({}, {"text": "x", "kind": "fact", "sources": ["EP"]})],
     ("post", "/v1/links"): [({}, {"source": "EP", "target": "NO", "relation": "x"})],
     ("post", "/v1/forget"): [

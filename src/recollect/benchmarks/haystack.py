@@ -53,15 +53,21 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question: the tokens of haystack and question, the answer, and where it stood (0 first, 1 last)."""
+    """One question: the tokens of haystack and question, the answer, where it stood (0 first, 1 last), and how long the question is."""
 
     tokens: list[int]
     answer: str
     depth: float
+    num_question_tokens: int
 
     def correct(self, reply: str) -> bool:
         """Whether the reply begins with the answer, blanks apart."""
         return reply.strip().startswith(self.answer)
+
+    def parts(self) -> tuple[list[int], list[int]]:
+        """The tokens of what is to be read, and those of the question."""
+        cut = len(self.tokens) - self.num_question_tokens
+        return self.tokens[:cut], self.tokens[cut:]
 
 
 def prose(rng: Random) -> Iterator[str]:
@@ -134,6 +140,11 @@ class Haystacks:
             raise InvalidInput("haystack: the text is empty.")
         self._made: list[int] = []
 
+    @property
+    def source(self) -> str:
+        """What the prose is: "given" or "made"."""
+        return "given" if self._given else "made"
+
     def prompt(self, task: str, length: int, rng: Random, depth: float | None = None) -> Prompt:
         """A prompt of exactly `length` tokens; what is asked for stands at `depth` (None: anywhere).
 
@@ -157,7 +168,7 @@ class Haystacks:
             cut = round(depths[place] * room)
             tokens += filler[done:cut] + statements[place]
             done = cut
-        return Prompt(tokens + filler[done:] + end, answer, depths[asked])
+        return Prompt(tokens + filler[done:] + end, answer, depths[asked], len(end))
 
     def filler(self, length: int, rng: Random) -> list[int]:
         """A stretch of the prose, from a place drawn at random."""

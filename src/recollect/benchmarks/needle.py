@@ -7,17 +7,20 @@ plain model, which attends to all, stands beside them. Answers are decoded greed
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from recollect.benchmarks.haystack import TASKS, Haystacks, Prompt, mqar
 from recollect.benchmarks.provenance import provenance
+from recollect.benchmarks.testbed import INSTALL
 from recollect.catalogue import SYSTEMS, system
-from recollect.errors import InvalidInput, Unavailable
+from recollect.errors import Conflict, InvalidInput, Unavailable
 
 if TYPE_CHECKING:
     from recollect.context.policy import ContextMemory
@@ -29,16 +32,23 @@ Progress = Callable[[str, int, int], None]  # what is measured, done, of
 
 
 def policies() -> list[str]:
-    """The keys of the policies in the catalogue that have a budget."""
-    return [entry.key for entry in SYSTEMS if entry.home == "context"]
+    """The keys of the policies in the catalogue that have a budget. Raises Unavailable without torch."""
+    try:
+        return [each.key for each in SYSTEMS if each.home == "context" and hasattr(_class_of(each.key), "with_budget")]
+    except ImportError:
+        raise Unavailable(INSTALL) from None
 
 
 def make_policy(key: str, budget: int) -> ContextMemory | None:
     """The policy with this key and budget; None for the plain model."""
     if key == PLAIN:
         return None
+    return _class_of(key).with_budget(budget)
+
+
+def _class_of(key: str) -> Any:
     module, name = system(key).target.split(":")
-    return getattr(import_module(module), name).with_budget(budget)
+    return getattr(import_module(module), name)
 
 
 def run(
@@ -51,47 +61,25 @@ def run(
     budget: int | None = None,
     seed: int = 0,
     progress: Progress = lambda what, done, total: None,
+    batch_rows: int = 1,
+    earlier: Sequence[Mapping[str, Any]] = (),
+    keep: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> dict[str, Any]:
-    """Measure every policy on every task and length; one plain JSON object.
+    """Measure every policy (PLAIN: the model without one) on every task and length; one plain JSON object.
 
     `budget` is in attended tokens (None: half of the length that the model was trained to). All policies are asked the
-    same `num_samples` prompts, with what is asked for spread evenly from the first token to the last.
+    same `num_samples` prompts, with what is asked for spread evenly from the first token to the last, `batch_rows` of
+    them at once. Rows of `earlier` results are taken over and not measured again; `keep` is given the result after each
+    new row. Raises Conflict when an earlier result was measured with another model, budget, seed or haystack.
     """
     began = time.perf_counter()
     trained = int(model.config.max_position_embeddings)
     budget = trained // 2 if budget is None else budget
     if budget < 16:
         raise InvalidInput(f"budget: {budget} tokens are too few to hold a window and a memory; use 16 or more.")
-    keys = list(dict.fromkeys([PLAIN, *policies]))
-    rows, done, total = [], 0, len(tasks) * len(lengths) * len(keys) * num_samples
-    for task in tasks:
-        for length in lengths:
-            rng = Random(f"{seed} {task} {length}")
-            asked = [
-                _question(model, haystacks, task, length, rng, number, num_samples) for number in range(num_samples)
-            ]
-            for key in keys:
-                policy, scores, stats, start = make_policy(key, budget), [], {}, time.perf_counter()
-                for question in asked:
-                    progress(f"{task}, {length} tokens, {key}", done, total)
-                    score, stats = answer(model, haystacks, policy, question)
-                    scores.append(score)
-                    done += 1
-                rows.append(
-                    {
-                        "task": task,
-                        "length": length,
-                        "policy": key,
-                        "accuracy": sum(scores) / num_samples,
-                        "interval": _wilson(sum(scores), num_samples),
-                        "attended_tokens": stats.get("attended_tokens", length),
-                        "device_bytes": stats.get("device_bytes"),
-                        "host_bytes": stats.get("host_bytes"),
-                        "seconds": round((time.perf_counter() - start) / num_samples, 3),
-                    }
-                )
-    return {
-        "benchmark": "needle",
+    if batch_rows < 1:
+        raise InvalidInput(f"batch: {batch_rows} is too small; use 1 or more.")
+    setting = {
         "model": {
             "type": model.config.model_type,
             "parameters": sum(weight.numel() for weight in model.parameters()),
@@ -100,33 +88,109 @@ def run(
             "device": model.device.type,
         },
         "budget_tokens": budget,
-        "num_samples": num_samples,
         "seed": seed,
-        "rows": rows,
-        "total_seconds": round(time.perf_counter() - began, 1),
-        **provenance(),
+        "haystack": haystacks.source,
     }
+    for each in earlier:
+        for name, value in setting.items():
+            if each[name] != value:
+                raise Conflict(f"{name}: an earlier result was measured with {each[name]}, not {value}; leave it out.")
+    found = {_place(row): dict(row) for each in earlier for row in each["rows"]}
+    sources: list[dict[str, Any]] = []
+    for each in earlier:
+        own = {name: each[name] for name in ("commit", "machine", "versions")}
+        sources += [source for source in (*each["earlier"], own) if source not in sources]
+    spent = sum(each["total_seconds"] for each in earlier)
+    wanted = [(task, length, key) for task in tasks for length in lengths for key in policies]
+    missing = [each for each in wanted if each not in found]
+    done, total = 0, len(missing) * num_samples
+
+    def result() -> dict[str, Any]:
+        return {
+            "benchmark": "needle",
+            **setting,
+            "rows": sorted(found.values(), key=_order),
+            "total_seconds": round(spent + time.perf_counter() - began, 1),
+            **provenance(),
+            "earlier": sources,
+        }
+
+    asked: tuple[tuple[str, int] | None, list[Any]] = (None, [])
+    for task, length, key in missing:
+        if asked[0] != (task, length):
+            asked = (task, length), questions(model, haystacks, task, length, num_samples, seed)
+        policy, scores, stats, start = make_policy(key, budget), [], {}, time.perf_counter()
+        for first in range(0, num_samples, batch_rows):
+            progress(f"{task}, {length} tokens, {key}", done, total)
+            right, stats = answers(model, haystacks, policy, asked[1][first : first + batch_rows])
+            scores += right
+            done += len(right)
+        found[task, length, key] = make_row(task, length, key, scores, stats, time.perf_counter() - start)
+        keep(result())
+    return result()
+
+
+def make_row(
+    task: str, length: int, key: str, scores: Sequence[float], stats: Mapping[str, Any], seconds: float
+) -> dict[str, Any]:
+    """The row of one policy at one length; bytes and seconds are those of one question."""
+    sizes = {name: stats[name] // stats["rows"] if name in stats else None for name in ("device_bytes", "host_bytes")}
+    return {
+        "task": task,
+        "length": length,
+        "policy": key,
+        "num_samples": len(scores),
+        "accuracy": sum(scores) / len(scores),
+        "interval": _wilson(sum(scores), len(scores)),
+        "attended_tokens": stats.get("attended_tokens", length),
+        **sizes,
+        "seconds": round(seconds / len(scores), 3),
+    }
+
+
+def questions(model: Any, haystacks: Haystacks, task: str, length: int, num_samples: int, seed: int = 0) -> list[Any]:
+    """The questions that every policy is asked, with what is asked for spread evenly from the first token to the last."""
+    rng = Random(f"{seed} {task} {length}")
+    return [_question(model, haystacks, task, length, rng, number, num_samples) for number in range(num_samples)]
+
+
+def _place(row: Mapping[str, Any]) -> tuple[str, int, str]:
+    return row["task"], row["length"], row["policy"]
+
+
+def _order(row: Mapping[str, Any]) -> tuple[int, int, int]:
+    return ALL_TASKS.index(row["task"]), row["length"], [PLAIN, *policies()].index(row["policy"])
 
 
 def answer(
     model: Any, haystacks: Haystacks, policy: ContextMemory | None, question: Any
 ) -> tuple[float, dict[str, Any]]:
     """(share of right answers, statistics of the memory) of one question under a policy, or of the plain model."""
+    scores, stats = answers(model, haystacks, policy, [question])
+    return scores[0], stats
+
+
+def answers(
+    model: Any, haystacks: Haystacks, policy: ContextMemory | None, asked: Sequence[Any]
+) -> tuple[list[float], dict[str, Any]]:
+    """As `answer`, of questions of one task and length that are read as one batch; statistics are those of the batch."""
     import torch
 
     with torch.no_grad(), nullcontext() if policy is None else policy.attach(model) as memory:
-        if isinstance(question, Prompt):
-            ids = torch.tensor([question.tokens], device=model.device)
+        if isinstance(asked[0], Prompt):
+            ids = torch.tensor([question.tokens for question in asked], device=model.device)
             options = {
                 "max_new_tokens": ANSWER_TOKENS,
                 "do_sample": False,
                 "pad_token_id": model.config.pad_token_id or 0,
             }
             output = model.generate(ids, attention_mask=torch.ones_like(ids), max_length=None, **options)
-            score = float(question.correct(haystacks.tokenizer.decode(output[0, ids.shape[1] :].tolist())))
+            replies = [haystacks.tokenizer.decode(reply) for reply in output[:, ids.shape[1] :].tolist()]
+            scores = [float(each.correct(reply)) for each, reply in zip(asked, replies, strict=True)]
         else:
-            score = _mqar_score(model, *question)
-        return score, {} if memory is None else memory.stats()
+            tokens, labels, low, high = zip(*asked, strict=True)
+            scores = _mqar_scores(model, np.concatenate(tokens), np.concatenate(labels), low[0], high[0])
+        return scores, {} if memory is None else memory.stats()
 
 
 def _question(model: Any, haystacks: Haystacks, task: str, length: int, rng: Random, number: int, count: int) -> Any:
@@ -141,19 +205,18 @@ def _question(model: Any, haystacks: Haystacks, task: str, length: int, rng: Ran
     return tokens, labels, 3 + vocabulary // 2, 3 + vocabulary
 
 
-def _mqar_score(model: Any, tokens: Any, labels: Any, low: int, high: int) -> float:
-    """Share of the labelled positions at which the likeliest of all values (tokens low to high - 1) is the right one."""
+def _mqar_scores(model: Any, tokens: np.ndarray, labels: np.ndarray, low: int, high: int) -> list[float]:
+    """Share, in each row, of the labels at which the likeliest of all values (tokens low to high - 1) is the right one."""
     import torch
 
-    right, cache, piece = 0, None, 512
+    right, cache, piece = np.zeros(len(tokens)), None, 512
     for start in range(0, tokens.shape[1], piece):
         ids = torch.from_numpy(tokens[:, start : start + piece]).to(model.device)
         output = model(input_ids=ids, past_key_values=cache, use_cache=True)
         cache = output.past_key_values
-        expected = torch.from_numpy(labels[:, start : start + piece]).to(model.device)
-        guess = output.logits[..., low:high].argmax(-1) + low
-        right += int((guess == expected).sum())
-    return right / int((labels >= 0).sum())
+        guess = output.logits[..., low:high].argmax(-1).cpu().numpy() + low
+        right += (guess == labels[:, start : start + piece]).sum(axis=1)
+    return (right / (labels >= 0).sum(axis=1)).tolist()
 
 
 def _wilson(successes: float, count: int) -> list[float]:
@@ -168,29 +231,32 @@ def show(result: dict[str, Any], console: Any) -> None:
     """Print a table for each task: policies down, lengths across."""
     from rich.table import Table
 
-    model, lengths = result["model"], list(dict.fromkeys(row["length"] for row in result["rows"]))
+    model = result["model"]
     for task in dict.fromkeys(row["task"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["task"] == task]
+        lengths = sorted({row["length"] for row in rows})
         table = Table(task, *(f"{length:,}" for length in lengths), "attended", "device MB", "host MB", "s each")
         for key in dict.fromkeys(row["policy"] for row in rows):
-            own = [row for row in rows if row["policy"] == key]
-            longest = own[-1]
+            own = {row["length"]: row for row in rows if row["policy"] == key}
+            longest = own[max(own)]
             sizes = [
                 f"{longest[name] / 1e6:.1f}" if longest[name] is not None else ""
                 for name in ("device_bytes", "host_bytes")
             ]
-            accuracies = [f"{row['accuracy']:.2f}" for row in own]
+            accuracies = [f"{own[length]['accuracy']:.2f}" if length in own else "" for length in lengths]
             table.add_row(key, *accuracies, f"{longest['attended_tokens']:,}", *sizes, f"{longest['seconds']:.1f}")
+        counts = [sorted({row["num_samples"] for row in rows if row["length"] == length}) for length in lengths]
+        table.add_row("questions", *("-".join(map(str, each)) for each in counts))
         console.print(table)
     console.print(
-        f"Share of {result['num_samples']} questions answered, by tokens of input; a {model['type']} of {model['parameters']:,} "
-        f"parameters trained to {model['trained_tokens']:,} tokens. No token attends to more than {result['budget_tokens']:,} keys, "
-        f"but in the plain model. Right of the lengths: of the longest. {result['total_seconds']:.0f} s."
+        f"Share of questions answered, by tokens of input; a {model['type']} of {model['parameters']:,} parameters trained to "
+        f"{model['trained_tokens']:,} tokens. No token attends to more than {result['budget_tokens']:,} keys, but in the plain "
+        f"model. Right of the lengths: of the longest. {result['total_seconds']:.0f} s."
     )
 
 
-def plot(result: dict[str, Any], folder: Path) -> Path:
-    """Draw accuracy against length as `needle.svg` in `folder`. Raises Unavailable without matplotlib."""
+def plot(result: dict[str, Any], folder: Path, name: str = "needle") -> Path:
+    """Draw accuracy against length as `<name>.svg` in `folder`. Raises Unavailable without matplotlib."""
     try:
         import matplotlib
 
@@ -200,8 +266,14 @@ def plot(result: dict[str, Any], folder: Path) -> Path:
         raise Unavailable('plots: matplotlib is not installed; `pip install "recollect[bench]"` brings it.') from None
     matplotlib.rcParams["svg.hashsalt"] = "recollect"
     tasks = list(dict.fromkeys(row["task"] for row in result["rows"]))
-    figure, panels = pyplot.subplots(1, len(tasks), figsize=(1.5 + 4 * len(tasks), 3.8), sharey=True, squeeze=False)
-    for task, axes in zip(tasks, panels[0], strict=True):
+    columns = min(3, len(tasks))
+    lines = -(-len(tasks) // columns)
+    figure, panels = pyplot.subplots(
+        lines, columns, figsize=(1.5 + 4 * columns, 3.8 * lines), sharey=True, squeeze=False
+    )
+    for axes in panels.flat[len(tasks) :]:
+        axes.set_axis_off()
+    for task, axes in zip(tasks, panels.flat, strict=False):
         for key in dict.fromkeys(row["policy"] for row in result["rows"]):
             points = [
                 (row["length"], row["accuracy"])
@@ -214,10 +286,11 @@ def plot(result: dict[str, Any], folder: Path) -> Path:
         axes.set_xscale("log", base=2)
         axes.set(xlabel="tokens of input", title=task, ylim=(-0.03, 1.03))
         axes.grid(True, alpha=0.3)
-    panels[0][0].set_ylabel("share of questions answered")
-    panels[0][-1].legend(fontsize=8)
+    for line in panels:
+        line[0].set_ylabel("share of questions answered")
+    panels.flat[len(tasks) - 1].legend(fontsize=8)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "needle.svg"
+    path = folder / f"{name}.svg"
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)

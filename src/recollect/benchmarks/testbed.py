@@ -11,14 +11,18 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recollect.benchmarks.haystack import TASKS, Haystacks, prose
 from recollect.errors import InvalidInput, NotFound, Unavailable
 from recollect.store.minilm import cache_folder
+
+if TYPE_CHECKING:
+    from recollect.context.policy import ContextMemory
 
 Progress = Callable[[int, int, str], None]  # step, of, what was measured last
 INSTALL = 'torch: is not installed; `pip install "recollect[torch]"` brings it and transformers.'
@@ -49,10 +53,14 @@ def folder_of(recipe: Recipe) -> Path:
     return cache_folder() / f"testbed-{name}"
 
 
-def load(path: str | Path, device: str = "cpu") -> tuple[Any, Any]:
-    """(model, tokenizer) in a folder that transformers wrote; float32 on a CPU, bfloat16 elsewhere.
+DTYPES = ("float32", "bfloat16", "float16")
 
-    Nothing is downloaded. Raises NotFound when there is no such folder, Unavailable without torch and transformers.
+
+def load(path: str | Path, device: str = "cpu", dtype: str | None = None) -> tuple[Any, Any]:
+    """(model, tokenizer) in a folder that transformers wrote; None: float32 on a CPU, bfloat16 elsewhere.
+
+    Nothing is downloaded. Raises NotFound when there is no such folder, InvalidInput for an unknown dtype, Unavailable
+    without torch and transformers.
     """
     try:
         import torch
@@ -60,6 +68,9 @@ def load(path: str | Path, device: str = "cpu") -> tuple[Any, Any]:
         from transformers.utils import logging
     except ImportError:
         raise Unavailable(INSTALL) from None
+    dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
+    if dtype not in DTYPES:
+        raise InvalidInput(f"dtype: {dtype!r:.20} is not known; use one of {', '.join(DTYPES)}.")
     path = Path(path).expanduser()
     if not (path / "config.json").is_file():
         raise NotFound(
@@ -67,9 +78,8 @@ def load(path: str | Path, device: str = "cpu") -> tuple[Any, Any]:
         )
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), local_files_only=True)
         model = model.to(device).eval()
         file = path / "tokenizer.json"
         fast = file.is_file()
@@ -84,13 +94,16 @@ def load(path: str | Path, device: str = "cpu") -> tuple[Any, Any]:
 
 
 def load_or_train(
-    recipe: Recipe | None = None, device: str = "cpu", progress: Progress = lambda *_: None
+    recipe: Recipe | None = None,
+    device: str = "cpu",
+    progress: Progress = lambda *_: None,
+    dtype: str | None = None,
 ) -> tuple[Any, Any]:
     """(model, tokenizer) of a recipe, from the cache folder or trained now."""
     recipe = recipe or Recipe()
     if not (folder_of(recipe) / "config.json").is_file():
         train(recipe, folder_of(recipe), device, progress)
-    return load(folder_of(recipe), device)
+    return load(folder_of(recipe), device, dtype)
 
 
 def train(recipe: Recipe, folder: Path, device: str = "cpu", progress: Progress = lambda *_: None) -> dict[str, Any]:
@@ -121,6 +134,27 @@ def train(recipe: Recipe, folder: Path, device: str = "cpu", progress: Progress 
         model: Any = LlamaForCausalLM(config)
         start_with_induction(model)
         model.to(device)
+    answers = fit(model, tokenizer, recipe, progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    log = {
+        "recipe": asdict(recipe),
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "answer_loss": round(answers, 4),
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    (folder / "training.json").write_text(json.dumps(log, indent=2) + "\n", "utf-8")
+    model.save_pretrained(folder)
+    return log
+
+
+def fit(model: Any, tokenizer: Any, recipe: Recipe, progress: Progress = lambda *_: None) -> float:
+    """Train a model in place on the recipe's sequences; returns the loss of answers in nats, averaged over the last steps.
+
+    `tokenizer` is one of the library tokenizers. A policy may be attached that reads `trained_tokens` in one chunk.
+    """
+    import torch
+
     matrices = [weight for weight in model.parameters() if weight.ndim >= 2]
     vectors = [weight for weight in model.parameters() if weight.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
@@ -133,7 +167,7 @@ def train(recipe: Recipe, folder: Path, device: str = "cpu", progress: Progress 
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * rate
         rows, marks = zip(*(next(episodes) for _ in range(recipe.batch_rows)), strict=True)
-        ids, mark = torch.tensor(rows, device=device), torch.tensor(marks, device=device)
+        ids, mark = torch.tensor(rows, device=model.device), torch.tensor(marks, device=model.device)
         logits = model(input_ids=ids[:, :-1], use_cache=False).logits.float()
         each = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         each, mark = each.view(len(ids), -1), mark[:, 1:]
@@ -144,17 +178,26 @@ def train(recipe: Recipe, folder: Path, device: str = "cpu", progress: Progress 
         optimizer.zero_grad(set_to_none=True)
         answers = recall.item() if math.isnan(answers) else 0.95 * answers + 0.05 * recall.item()
         progress(step + 1, recipe.num_steps, f"loss of answers {answers:.2f} nats")
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    log = {
-        "recipe": asdict(recipe),
-        "parameters": sum(weight.numel() for weight in model.parameters()),
-        "answer_loss": round(answers, 4),
-        "seconds": round(time.perf_counter() - began, 1),
-    }
-    (folder / "training.json").write_text(json.dumps(log, indent=2) + "\n", "utf-8")
-    model.save_pretrained(folder)
-    return log
+    return answers
+
+
+def extend(
+    model: Any, tokenizer: Any, recipe: Recipe, policy: ContextMemory | None, progress: Progress = lambda *_: None
+) -> float:
+    """Train a loaded model in place on to `recipe.trained_tokens`, under a policy or with full attention (None).
+
+    The rotary base is raised first; returns the loss of answers in nats. Raises InvalidInput when the model was trained
+    to more tokens than that or its positions are scaled already.
+    """
+    from recollect.context.longgen import raise_rope_base
+
+    raise_rope_base(model, recipe.trained_tokens)
+    attached = nullcontext() if policy is None else replace(policy, chunk_tokens=recipe.trained_tokens).attach(model)
+    model.train()
+    with attached:
+        answers = fit(model, tokenizer.backend_tokenizer, recipe, progress)
+    model.eval()
+    return answers
 
 
 def start_with_induction(model: Any) -> None:

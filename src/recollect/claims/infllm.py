@@ -20,7 +20,7 @@ def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
     result = run(
         model,
         Haystacks(tokenizer, model.config.bos_token_id, seed=setting.seed),
-        KEYS,
+        (PLAIN, *KEYS),
         [round(each * trained) for each in times],
         TASKS,
         samples,

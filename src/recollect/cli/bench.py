@@ -254,8 +254,19 @@ def needle(
     samples: Annotated[int, typer.Option(min=1, help="Questions for each task and length.")] = 10,
     haystack: Annotated[Path | None, typer.Option(help="A text to hide things in. Default: made sentences.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16. Default: float32 on a CPU, else bfloat16.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Questions that are read at once.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the questions.")] = 0,
-    results: Annotated[Path | None, typer.Option("--results", help="Write needle.json into this folder.")] = None,
+    resume: Annotated[
+        list[Path] | None,
+        typer.Option(help="A result whose rows are taken over and not measured again; may be given several times."),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the files that are written.")] = "needle",
+    results: Annotated[
+        Path | None, typer.Option("--results", help="Write <name>.json into this folder, after each measured row.")
+    ] = None,
     plots: Annotated[
         Path | None, typer.Option("--plots", help="Draw accuracy against length into this folder.")
     ] = None,
@@ -264,6 +275,7 @@ def needle(
     """How far each context memory carries a model: accuracy of recall by length, at equal attended tokens."""
     from recollect.benchmarks import needle as bench
     from recollect.benchmarks.haystack import Haystacks, parse_lengths, parse_names
+    from recollect.benchmarks.report import write_json
     from recollect.benchmarks.testbed import load, load_or_train
 
     keys = bench.policies() if policy == "all" else parse_names(policy, bench.policies(), "policy")
@@ -274,34 +286,189 @@ def needle(
             text = haystack.read_text("utf-8")
         except (OSError, UnicodeDecodeError):
             raise InvalidInput(f"haystack: {haystack} is not a text file in UTF-8.") from None
+    earlier = [_result(path) for path in resume or ()]
     with err.status("the model") as status:
         if model is not None:
-            network, tokenizer = load(model, device)
+            network, tokenizer = load(model, device, dtype)
         else:
             network, tokenizer = load_or_train(
                 device=device,
                 progress=lambda step, total, what: status.update(f"training the testbed, {step} of {total}: {what}"),
+                dtype=dtype,
             )
-        haystacks = Haystacks(tokenizer, network.config.bos_token_id, text, seed)
         result = bench.run(
             network,
-            haystacks,
-            keys,
+            Haystacks(tokenizer, network.config.bos_token_id, text, seed),
+            [bench.PLAIN, *keys],
             sizes,
             tasks,
             samples,
             budget,
             seed,
             lambda what, done, total: status.update(f"{what} ({done} of {total})"),
+            batch,
+            earlier,
+            lambda found: write_json(found, results / f"{name}.json") if results is not None else None,
         )
-    result["haystack"] = "given" if text is not None else "made"
+    if results is not None:
+        write_json(result, results / f"{name}.json")
+    if plots is not None:
+        bench.plot(result, plots, name)
+    if json:
+        print_json(result)
+    else:
+        bench.show(result, out)
+
+
+@app.command(
+    epilog="Example:  recollect bench load --memories 100k --postgres postgresql://localhost/empty --results results"
+)
+def load(
+    memories: Annotated[str, typer.Option(help="How many memories lie there beforehand, as 10k or 100k.")] = "100k",
+    clients: Annotated[int, typer.Option(min=1, max=512, help="Clients at a time.")] = 64,
+    seconds: Annotated[float, typer.Option(min=1, help="How long they work.")] = 30.0,
+    postgres: Annotated[str | None, typer.Option(help="An empty PostgreSQL database to measure beside SQLite.")] = None,
+    embedder: EmbedderName = None,
+    results: Annotated[Path | None, typer.Option("--results", help="Write load.json into this folder.")] = None,
+    json: Json = False,
+) -> None:
+    """A server under many clients that add and recall at once: throughput, latency, and nothing lost by kill -9."""
+    from recollect.benchmarks import load as bench
+    from recollect.benchmarks.speed import parse_sizes
+
+    with err.status("starting") as status:
+        found = [
+            bench.run(
+                parse_sizes(memories)[0],
+                clients,
+                seconds,
+                database,
+                embedder,
+                lambda line: status.update(escape(line)),
+            )
+            for database in ([None] if postgres is None else [None, postgres])
+        ]
     if results is not None:
         from recollect.benchmarks.report import write_json
 
-        write_json(result, results / "needle.json")
+        write_json({"benchmark": "load", "runs": found}, results / "load.json")
+    if json:
+        print_json({"runs": found})
+    else:
+        bench.show(found, out)
+
+
+@app.command(epilog="Example:  recollect bench context --policy infllm,lm-infinite --lengths 8k,32k,128k --device cuda")
+def context(
+    policy: Annotated[str, typer.Option(help="Policies, as infllm,streaming-llm. all: every one.")] = "all",
+    lengths: Annotated[str, typer.Option(help="Tokens of input, as 8k,32k,128k.")] = "8k,32k",
+    layers: Annotated[int, typer.Option(min=1, help="Layers of the model; a Llama 7B has 32.")] = 32,
+    device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
+    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
+    width: Annotated[int, typer.Option(help="Width of the model; a Llama 7B has 4096.")] = 4096,
+    limit_s: Annotated[float, typer.Option(min=1, help="Seconds of reading after which a policy is stopped.")] = 120.0,
+    results: Annotated[
+        Path | None, typer.Option("--results", help="Write context-speed.json into this folder.")
+    ] = None,
+    plots: Annotated[Path | None, typer.Option("--plots", help="Draw the figures into this folder.")] = None,
+    json: Json = False,
+) -> None:
+    """Speed and memory of context policies beside full attention, on a Llama of random weights."""
+    from recollect.benchmarks import context_speed as bench
+    from recollect.benchmarks.haystack import parse_lengths, parse_names
+    from recollect.benchmarks.report import write_json
+
+    keys = bench.policies() if policy == "all" else parse_names(policy, bench.policies(), "policy")
+    with err.status("starting") as status:
+        result = bench.run(
+            keys,
+            parse_lengths(lengths),
+            layers,
+            device,
+            dtype,
+            width,
+            limit_s=limit_s,
+            progress=lambda line: status.update(escape(line)),
+            save=lambda found: None if results is None else write_json(found, results / "context-speed.json"),
+        )
     if plots is not None:
         bench.plot(result, plots)
     if json:
         print_json(result)
     else:
         bench.show(result, out)
+
+
+@app.command(
+    epilog="Examples:  recollect bench sirllm   |   recollect bench sirllm --task dailydialog,grocery --data sirllm --limit 500"
+)
+def sirllm(
+    task: Annotated[
+        str, typer.Option(help="dailydialog, grocery (both need --data), rock-paper-scissors; with commas.")
+    ] = "rock-paper-scissors",
+    policy: Annotated[
+        str, typer.Option(help="Policies, as sirllm,streaming-llm. all: every one.")
+    ] = "sirllm,streaming-llm",
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder with the published files. Default: a made match.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(min=1, help="Rounds of each task and match; dialogues are played to their end.")
+    ] = 200,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a checkpoint of transformers. Default: the testbed, trained when missing."),
+    ] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="Keys a token may attend to. Default: half of the trained length.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    by: Annotated[
+        str, typer.Option(help="letter, or text for a model that has not learned to answer by letters.")
+    ] = "letter",
+    seed: Annotated[int, typer.Option(help="Seed of a made match.")] = 0,
+    results: Annotated[Path | None, typer.Option("--results", help="Write sirllm-tasks.json into this folder.")] = None,
+    json: Json = False,
+) -> None:
+    """SirLLM's tasks of dialogue in a small cache: small talk, a fact among other questions, an opponent's habit."""
+    from recollect.benchmarks import needle
+    from recollect.benchmarks import sirllm_tasks as bench
+    from recollect.benchmarks.haystack import parse_names
+    from recollect.benchmarks.report import write_json
+    from recollect.benchmarks.testbed import load, load_or_train
+
+    keys = needle.policies() if policy == "all" else parse_names(policy, needle.policies(), "policy")
+    tasks = parse_names(task, bench.TASKS, "task")
+    with err.status("the model") as status:
+        network, tokenizer = load(model, device) if model is not None else load_or_train(device=device)
+        result = bench.run(
+            network,
+            tokenizer,
+            keys,
+            tasks,
+            data,
+            limit,
+            budget,
+            seed,
+            by,
+            lambda what, done, total: status.update(f"{what} ({done} of {total})"),
+        )
+    if results is not None:
+        write_json(result, results / "sirllm-tasks.json")
+    if json:
+        print_json(result)
+    else:
+        bench.show(result, out)
+
+
+def _result(path: Path) -> dict[str, Any]:
+    """A result that `bench needle` wrote. Raises InvalidInput for anything else."""
+    import json
+
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        if found["benchmark"] == "needle" and {"rows", "haystack", "earlier"} <= found.keys():
+            return found
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise InvalidInput(f"resume: {path} is not a result of `recollect bench needle`.")

@@ -50,3 +50,57 @@ def train(
         f"{trained['parameters']:,} parameters, trained to {trained['recipe']['trained_tokens']} tokens in {trained['seconds']:.0f} s; "
         f"loss of answers {trained['answer_loss']:.3f} nats. In {escape(str(folder))}"
     )
+
+
+@app.command(
+    epilog="Examples:  recollect testbed extend --tokens 1024 --out longer   |   recollect testbed extend --full --out longer"
+)
+def extend(
+    folder: Annotated[Path, typer.Option("--out", help="Write the model here.")],
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a checkpoint of transformers. Default: the testbed, trained when missing."),
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=64, help="Length to train on to.")] = 1024,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 200,
+    rows: Annotated[int, typer.Option(min=1, help="Sequences a step.")] = 3,
+    sinks: Annotated[int, typer.Option(min=0, help="First tokens that a sparse layer keeps.")] = 4,
+    window: Annotated[int, typer.Option(min=1, help="Last tokens that a sparse layer keeps.")] = 60,
+    full: Annotated[bool, typer.Option("--full", help="Full attention in all layers instead.")] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    json: Json = False,
+) -> None:
+    """Train a model on to longer texts as LongGen does: full attention in the middle third of the layers, sparse elsewhere."""
+    import json as jsonlib
+    from dataclasses import asdict
+
+    from recollect.benchmarks.testbed import Recipe, load, load_or_train
+    from recollect.benchmarks.testbed import extend as train_on
+    from recollect.context.longgen import LongGen
+
+    network, tokenizer = load(model, device, "float32") if model else load_or_train(device=device, dtype="float32")
+    recipe = Recipe(
+        trained_tokens=tokens,
+        batch_rows=rows,
+        num_steps=steps,
+        learning_rate=1e-3,
+        seed=seed,
+        vocabulary=len(tokenizer),
+    )
+    policy = None if full else LongGen(num_sink_tokens=sinks, window_tokens=window)
+    with progress("training", steps, show=not json) as advance:
+        answers = train_on(network, tokenizer, recipe, policy, lambda step, total, what: advance(1))
+    network.save_pretrained(folder)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    log = {
+        "tokens": tokens,
+        "steps": steps,
+        "policy": asdict(policy) if policy else None,
+        "answer_loss": round(answers, 4),
+    }
+    (folder / "training.json").write_text(jsonlib.dumps(log, indent=2) + "\n", "utf-8")
+    if json:
+        print_json(log | {"folder": str(folder)})
+        return
+    out.print(f"Trained on to {tokens} tokens; loss of answers {answers:.3f} nats. In {escape(str(folder))}")

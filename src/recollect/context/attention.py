@@ -56,10 +56,13 @@ def joint_softmax(
     """(output [B, H, T, D], weights of each part [B, H, T, S] in float32) of scores [B, H, T, S], values [B, G, S, D]."""
     weights = torch.softmax(torch.cat(list(scores), dim=-1), dim=-1)
     B, H, T, _ = weights.shape
-    value = torch.cat(list(values), dim=2)
-    grouped = dropout(weights, dropout_p).to(value.dtype).reshape(B, value.shape[1], -1, value.shape[2])
-    output = (grouped @ value).view(B, H, T, -1)
-    return output, list(weights.split([part.shape[-1] for part in scores], dim=-1))
+    parts = weights.split([part.shape[-1] for part in scores], dim=-1)
+    dropped = dropout(weights, dropout_p).to(values[0].dtype).split([part.shape[-1] for part in scores], dim=-1)
+    output = sum(
+        part.reshape(B, value.shape[1], -1, value.shape[2]) @ value for part, value in zip(dropped, values, strict=True)
+    )
+    assert isinstance(output, Tensor)
+    return output.view(B, H, T, -1), list(parts)
 
 
 def attend(parts: Sequence[Part], layer: Layer) -> tuple[Tensor, list[Tensor]]:
@@ -67,6 +70,26 @@ def attend(parts: Sequence[Part], layer: Layer) -> tuple[Tensor, list[Tensor]]:
     layer.count(parts)
     scores = [logits(part, layer.scaling, layer.softcap) for part in parts]
     return joint_softmax(scores, [part.values for part in parts], layer.dropout)
+
+
+def attend_in_pieces(parts: Sequence[Part], layer: Layer, piece_tokens: int = 8192) -> Tensor:
+    """The output of `attend` [B, H, T, D], with scores of at most `piece_tokens` keys at a time: a running softmax."""
+    layer.count(parts)
+    B, H, T, _ = parts[0].queries.shape
+    top = parts[0].queries.new_full((B, H, T, 1), -torch.inf, dtype=torch.float32)
+    total, output = torch.zeros_like(top), torch.zeros_like(top)
+    for part in parts:
+        for start in range(0, part.keys.shape[2], piece_tokens):
+            cut = slice(start, start + piece_tokens)
+            mask = None if part.mask is None else part.mask[..., cut]
+            scores = logits(Part(part.queries, part.keys[:, :, cut], part.values, mask), layer.scaling, layer.softcap)
+            highest = torch.maximum(top, scores.amax(dim=-1, keepdim=True))
+            weights, fade = (scores - highest).exp(), (top - highest).exp()
+            value = part.values[:, :, cut]
+            grouped = dropout(weights, layer.dropout).to(value.dtype).reshape(B, value.shape[1], -1, value.shape[2])
+            output = output * fade + (grouped @ value).view(B, H, T, -1).float()
+            top, total = highest, total * fade + weights.sum(dim=-1, keepdim=True)
+    return (output / total).to(parts[0].values.dtype)
 
 
 def attend_fused(parts: Sequence[Part], layer: Layer) -> Tensor:
@@ -133,12 +156,13 @@ def sink_window(
             first = new[:, :, : num_sinks - seen].clone()
             state[name] = torch.cat([state[name], first], dim=2) if name in state else first
     if "window_keys" in state:
-        keys = torch.cat([state["window_keys"], keys], dim=2)
-        values = torch.cat([state["window_values"], values], dim=2)
+        keys = torch.cat([state["window_keys"], keys], dim=2)[:, :, -(window + T - 1) :]  # what the first query sees
+        values = torch.cat([state["window_values"], values], dim=2)[:, :, -(window + T - 1) :]
     S = keys.shape[2]
     places = torch.arange(S, device=device)
     turned = layer.rotate(queries, places[S - T :], S)
-    parts = [Part(turned, layer.rotate(keys, places, S), values, band(T, S, window, device))]
+    near = band(T, S, window, device) if T > 1 else None
+    parts = [Part(turned, layer.rotate(keys, places, S), values, near)]
     if place_sinks is not None and num_sinks and seen + T > window:
         stream = torch.arange(seen, seen + T, device=device)
         sinks = torch.arange(state["sink_keys"].shape[2], device=device)
@@ -148,7 +172,7 @@ def sink_window(
                 layer.rotate(queries, at_query, length),
                 layer.rotate(state["sink_keys"], at_sink, length),
                 state["sink_values"],
-                stream[:, None] - sinks >= window,
+                stream[:, None] - sinks >= window if seen - len(sinks) < window - 1 else None,
             )
         )
     state["window_keys"], state["window_values"] = tail(keys, window), tail(values, window)

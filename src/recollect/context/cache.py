@@ -39,7 +39,7 @@ class Size(NamedTuple):
 
 
 class Growing:
-    """A tensor [B, n, ...] to which rows are appended along n; room is doubled, so that n appends cost O(n)."""
+    """A tensor [B, n, ...] to which rows are appended along n; room is a power of two, so that n appends cost O(n)."""
 
     def __init__(self, first: Tensor):
         self._room, self._length = first.clone(), first.shape[1]
@@ -48,11 +48,13 @@ class Growing:
         """Add `more` [B, m, ...]."""
         length = self._length + more.shape[1]
         if length > self._room.shape[1]:
-            shape = (more.shape[0], max(length, 2 * self._room.shape[1]), *more.shape[2:])
+            shape = (more.shape[0], 1 << (length - 1).bit_length(), *more.shape[2:])
             pinned = self._room.device.type == "cpu" and torch.cuda.is_available()
             room = torch.empty(shape, dtype=self._room.dtype, device=self._room.device, pin_memory=pinned)
             room[:, : self._length] = self._room[:, : self._length]
             self._room = room
+            if pinned and hasattr(torch.accelerator, "empty_host_cache"):
+                torch.accelerator.empty_host_cache()  # else the rooms that were outgrown stay taken
         self._room[:, self._length : length] = more
         self._length = length
 
@@ -114,6 +116,10 @@ class Layer:
         num = torch.zeros((), dtype=torch.long, device=parts[0].keys.device)
         for part in parts:
             num = num + (part.keys.shape[2] if part.mask is None else part.mask[..., -1, :].sum(-1).max())
+        self.attended(num)
+
+    def attended(self, num: Tensor) -> None:
+        """Note that a query may look at `num` keys, a tensor without dimensions."""
         known = self.counts.get("attended_tokens")
         self.counts["attended_tokens"] = num if known is None else torch.maximum(known, num)
 

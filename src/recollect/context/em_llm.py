@@ -17,14 +17,16 @@ Shapes: one row; H query heads, G key-value heads, T new tokens, N events, S sto
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from recollect.context.cache import Layer, State, Unit, append
 from recollect.context.events import Metric, adjacency, pieces, refine, surprising
-from recollect.context.far import Far, far_queries, keep_first, leave, near_and_far, representative
+from recollect.context.far import Far, far_queries, keep_first, leave, near_and_far, place_keys, representative
 from recollect.context.policy import ContextMemory
 from recollect.context.surprise import surprise
 from recollect.errors import InvalidInput
@@ -104,17 +106,23 @@ class EMLLM(ContextMemory):
         return [*similar, *kept]
 
     def _fetch(self, layer: Layer, events: list[int]) -> Far | None:
-        """Keys and values [1, G, F, D] of these events."""
+        """Keys, turned, and values [1, G, F, D] of these events."""
         if not events:
             return None
-        lengths, stored = layer.state["host_events"].tensor[0], layer.state["host_tokens"].tensor  # [1, S, 2, G, D]
-        ends = lengths.cumsum(0)
-        places = torch.cat(
-            [torch.arange(int(ends[event] - lengths[event]), int(ends[event])) for event in sorted(events)]
-        )
-        device = layer.state["keys"].device
-        keys, values = stored[:, places].to(device).permute(2, 0, 3, 1, 4)
-        return keys, values, None
+        lengths, stored = (
+            layer.state["host_events"].tensor[0].tolist(),
+            layer.state["host_tokens"].tensor,
+        )  # [1, S, 2, G, D]
+        ends, num = list(accumulate(lengths)), sum(lengths[event] for event in events)
+        room = torch.empty((1, num, *stored.shape[2:]), dtype=stored.dtype, device=layer.state["keys"].device)
+        at = 0
+        for event in sorted(events):  # from pinned memory on a GPU
+            room[:, at : at + lengths[event]].copy_(
+                stored[:, ends[event] - lengths[event] : ends[event]], non_blocking=True
+            )
+            at += lengths[event]
+        keys, values = room.permute(2, 0, 3, 1, 4)
+        return place_keys(layer, keys, 0, self.window_tokens - 1), values, None
 
     def after_chunk(self, unit: Unit, input_ids: Tensor, logits: Tensor) -> None:
         """Cut the chunk, then pack the events that have left the window, in every layer alike."""
@@ -161,13 +169,15 @@ class EMLLM(ContextMemory):
             self.min_event_tokens,
             self.max_event_tokens,
         )
-        for length in lengths:
-            for state in full:
-                keys, values, mass = leave(state, length)
-                append(state, "host_tokens", torch.stack([keys, values], dim=1).permute(0, 3, 1, 2, 4).detach().cpu())
-                append(state, "host_events", torch.tensor([[length]]))
-                append(state, "representatives", representative(keys.detach(), mass, self.num_representatives)[:, None])
         packed = sum(lengths)
+        for state in full if packed else ():
+            keys, values, mass = (x.detach() for x in leave(state, packed))
+            append(state, "host_tokens", torch.stack([keys, values], dim=1).permute(0, 3, 1, 2, 4).contiguous().cpu())
+            append(state, "host_events", torch.tensor([lengths]))
+            vectors = representative(
+                _rows(keys, lengths, 0.0), _rows(mass, lengths, -torch.inf), self.num_representatives
+            )
+            append(state, "representatives", vectors[None])
         return known[packed:], opens[packed:]
 
     def report(self, unit: Unit) -> dict[str, Any]:
@@ -188,3 +198,9 @@ def fill(ranked: list[int], lengths: list[int], budget: int) -> list[int]:
         chosen.append(event)
         total += lengths[event]
     return chosen
+
+
+def _rows(x: Tensor, lengths: list[int], padding: float) -> Tensor:
+    """The events of `x` [1, G, S, ...] as rows [N, G, L, ...], padded to the longest."""
+    parts = [part.transpose(0, 1) for part in x[0].split(lengths, dim=1)]
+    return pad_sequence(parts, batch_first=True, padding_value=padding).transpose(1, 2)

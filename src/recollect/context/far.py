@@ -7,6 +7,8 @@ and no angle is larger than the window. A token is near for a query within `wind
 The layer's state holds `keys`, `values` [B, G, R, D] of the recent tokens, `mass` [B, H, R], the attention that each got
 from the queries in whose window it was, in float32, and `first_keys`, `first_values`, the first tokens of the stream.
 
+`place_keys` and `place_queries` are the same thing for policies that keep far keys turned, with true distances as a choice.
+
 Shapes: B rows, H query heads, G key-value heads, T new tokens, R recent tokens, F far tokens, D head size.
 """
 
@@ -20,7 +22,7 @@ from torch import Tensor
 from recollect.context.attention import Part, attend, band
 from recollect.context.cache import Layer, State
 
-Far = tuple[Tensor, Tensor, Tensor | None]  # keys [B, G, F, D], values [B, G, F, D], mask [B, 1, 1, F] or None
+Far = tuple[Tensor, Tensor, Tensor | None]  # keys [B, G, F, D], turned, values [B, G, F, D], mask [B, 1, 1, F] or None
 
 
 def near_and_far(
@@ -28,8 +30,9 @@ def near_and_far(
 ) -> tuple[Tensor, Tensor | None]:
     """(output [B, H, T, D], weights of the fetched tokens [B, H, T, F] or None) of a chunk.
 
-    `fetch` hands over what was retrieved; it is called when the near part has been launched, so that a copy that is under
-    way on a GPU may overlap with it. The first tokens and those that left the window, not yet packed away, are far too.
+    `fetch` hands over what was retrieved, its keys turned by `place_keys` with a distance of `window` - 1; it is called when
+    the near part has been launched, so that a copy that is under way on a GPU may overlap with it. The first tokens and those
+    that left the window, not yet packed away, are far too.
     """
     state, T = layer.state, queries.shape[2]
     known = state["keys"].shape[2] if "keys" in state else 0
@@ -45,8 +48,7 @@ def near_and_far(
     turned = far_queries(layer, queries, window)
 
     def add(far_keys: Tensor, far_values: Tensor, mask: Tensor | None) -> None:
-        origin = places.new_zeros(far_keys.shape[2])
-        parts.append(Part(turned, layer.rotate(far_keys, origin, window), far_values, mask))
+        parts.append(Part(turned, place_keys(layer, far_keys, 0, window - 1), far_values, mask))
 
     if R - window > 0:  # recent, but beyond the window of some query of the chunk
         left = slice(0, R - window)
@@ -55,7 +57,7 @@ def near_and_far(
         add(state["first_keys"], state["first_values"], None)
     fetched = fetch()
     if fetched is not None:
-        add(*fetched)
+        parts.append(Part(turned, *fetched))
     output, weights = attend(parts, layer)
     mass = weights[0].detach().sum(dim=2)
     if known:
@@ -68,6 +70,25 @@ def far_queries(layer: Layer, queries: Tensor, window: int) -> Tensor:
     """Queries [B, H, T, D] turned to the one distance at which far keys stand: the far end of the window."""
     at = torch.full((queries.shape[2],), window - 1, device=queries.device)
     return layer.rotate(queries, at, window)
+
+
+def place_keys(layer: Layer, keys: Tensor, start: int, distance: int | None) -> Tensor:
+    """Keys [B, G, S, D] of the tokens from `start` on, turned to where far queries meet them.
+
+    That is their true position, or with a `distance` 0, and `distance` is how far away all of them seem to be.
+    """
+    at = torch.arange(start, start + keys.shape[2], device=keys.device)
+    if distance is None:
+        return layer.rotate(keys, at, start + keys.shape[2])
+    return layer.rotate(keys, torch.zeros_like(at), distance + 1)
+
+
+def place_queries(layer: Layer, queries: Tensor, start: int, distance: int | None) -> Tensor:
+    """Queries [B, H, T, D] of the tokens from `start` on, turned to meet what `place_keys` placed."""
+    at = torch.arange(start, start + queries.shape[2], device=queries.device)
+    if distance is None:
+        return layer.rotate(queries, at, start + queries.shape[2])
+    return layer.rotate(queries, torch.full_like(at, distance), distance + 1)
 
 
 def leave(state: State, length: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -92,8 +113,11 @@ def keep_first(state: State, num_first: int, window: int) -> None:
 def representative(keys: Tensor, mass: Tensor, num: int) -> Tensor:
     """What stands for a block at look-up, [B, H * D]: for each head the mean of the `num` keys with the greatest mass.
 
-    keys [B, G, S, D] unrotated, mass [B, H, S]; blocks shorter than `num` are averaged whole.
+    keys [B, G, S, D] unrotated, mass [B, H, S], -inf at padding; blocks shorter than `num` are averaged whole.
     """
     B, H, S = mass.shape
-    best = mass.topk(min(num, S), dim=-1).indices[..., None].expand(-1, -1, -1, keys.shape[-1])
-    return keys.repeat_interleave(H // keys.shape[1], dim=1).gather(2, best).mean(dim=2).reshape(B, -1)
+    found = mass.topk(min(num, S), dim=-1)
+    real = (found.values > -torch.inf)[..., None].to(keys.dtype)
+    best = found.indices[..., None].expand(-1, -1, -1, keys.shape[-1])
+    chosen = keys.repeat_interleave(H // keys.shape[1], dim=1).gather(2, best)
+    return ((chosen * real).sum(dim=2) / real.sum(dim=2)).reshape(B, -1)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from recollect.context.cache import Layer, Unit, append
-from recollect.context.far import Far, far_queries, keep_first, leave, near_and_far, representative
+from recollect.context.far import Far, far_queries, keep_first, leave, near_and_far, place_keys, representative
 from recollect.context.policy import ContextMemory
 from recollect.errors import InvalidInput
 
@@ -106,38 +106,51 @@ class InfLLM(ContextMemory):
             state["slots"] = torch.zeros(B, self.num_cached_blocks, *shape, dtype=blocks.dtype, device=device)
             state["host_slot_block"] = torch.full((B, self.num_cached_blocks), -1)
             state["host_slot_score"] = torch.zeros(B, self.num_cached_blocks)
-        held, score = state["host_slot_block"].clone(), state["host_slot_score"].clone()
-        wanted = chosen.tolist()
+        held: list[list[int]] = state["host_slot_block"].tolist()
+        score: list[list[float]] = state["host_slot_score"].tolist()
         copies: list[tuple[int, int, int]] = []  # row, slot, block
         places: list[list[int]] = []
-        for row, want in enumerate(wanted):
-            slot_of = {block: slot for slot, block in enumerate(held[row].tolist()) if block in want}
-            free = [slot for slot in score[row].argsort().tolist() if int(held[row, slot]) not in slot_of]
-            missing = [block for block in want if block not in slot_of]
-            for block, slot in zip(missing, sorted(free, key=lambda slot: int(held[row, slot]) >= 0), strict=False):
+        for row, wanted in enumerate(chosen.tolist()):
+            want, slot_of = set(wanted), {}
+            free: list[tuple[bool, float, int]] = []  # empty slots first, then those with the least scores
+            for slot, block in enumerate(held[row]):
+                if block in want:
+                    slot_of[block] = slot
+                else:
+                    free.append((block >= 0, score[row][slot], slot))
+            missing = [block for block in wanted if block not in slot_of]
+            for block, (_, _, slot) in zip(missing, sorted(free), strict=False):
                 slot_of[block] = slot
-                held[row, slot], score[row, slot] = block, 0.0
+                held[row][slot], score[row][slot] = block, 0.0
                 copies.append((row, slot, block))
-            places.append([slot_of[block] for block in want])
-        counts["look_ups"] = counts.get("look_ups", 0) + sum(map(len, wanted))
+            places.append([slot_of[block] for block in wanted])
+        counts["look_ups"] = counts.get("look_ups", 0) + sum(map(len, places))
         counts["blocks_copied"] = counts.get("blocks_copied", 0) + len(copies)
-        slots = torch.tensor(places)
         if self.replacement == "lru":
-            score.scatter_(1, slots, float(layer.num_read + 1))
+            for row, slots in enumerate(places):
+                for slot in slots:
+                    score[row][slot] = float(layer.num_read + 1)
         if copies:
-            stream = _copy_stream(device)
-            if stream:
-                stream.wait_stream(torch.cuda.current_stream(device))
-            with torch.cuda.stream(stream) if stream else nullcontext():
-                room = state["slots"].clone()
-                for row, slot, block in copies:
-                    room[row, slot].copy_(blocks[row, block], non_blocking=True)
-            state["slots"] = room
-        state["host_slot_block"], state["host_slot_score"] = held, score
-        return slots
+            state["slots"] = self._copied(layer, blocks, state["slots"], copies)
+        state["host_slot_block"], state["host_slot_score"] = torch.tensor(held), torch.tensor(score)
+        return torch.tensor(places)
+
+    def _copied(self, layer: Layer, blocks: Tensor, slots: Tensor, copies: list[tuple[int, int, int]]) -> Tensor:
+        """The slots [B, M, 2, G, L, D] with blocks copied into them, their keys turned to where far queries meet them."""
+        stream = _copy_stream(slots.device)
+        if stream:
+            stream.wait_stream(torch.cuda.current_stream(slots.device))
+        with torch.cuda.stream(stream) if stream else nullcontext():
+            room = slots.clone()
+            for row, slot, block in copies:
+                room[row, slot].copy_(blocks[row, block], non_blocking=True)
+            rows, places, _ = torch.tensor(copies, device=room.device).T
+            keys = place_keys(layer, room[rows, places, 0].flatten(0, 1)[None], 0, self.window_tokens - 1)
+            room[rows, places, 0] = keys[0].unflatten(0, (len(copies), -1))
+        return room
 
     def _fetched(self, layer: Layer, slots: Tensor | None) -> Far | None:
-        """Keys and values [B, G, K * L, D] in these slots [B, K]."""
+        """Keys, turned, and values [B, G, K * L, D] in these slots [B, K]."""
         if slots is None:
             return None
         room = layer.state["slots"]  # [B, M, 2, G, L, D]
@@ -156,11 +169,15 @@ class InfLLM(ContextMemory):
     def _pack(self, layer: Layer) -> None:
         """Move tokens that have left the window into the first tokens, and then block by block to host memory."""
         keep_first(layer.state, self.num_first_tokens, self.window_tokens)
-        while layer.state["keys"].shape[2] - self.block_tokens >= self.window_tokens:
-            keys, values, mass = leave(layer.state, self.block_tokens)
-            append(layer.state, "host_blocks", torch.stack([keys, values], dim=1)[:, None].detach().cpu())
-            vector = representative(keys.detach(), mass, self.num_representatives)
-            append(layer.state, "representatives", vector[:, None])
+        num = (layer.state["keys"].shape[2] - self.window_tokens) // self.block_tokens
+        if num <= 0:
+            return
+        keys, values, mass = leave(layer.state, num * self.block_tokens)
+        blocks = torch.stack([keys, values], dim=1).detach().unflatten(3, (num, -1))  # [B, 2, G, N, L, D]
+        append(layer.state, "host_blocks", blocks.permute(0, 3, 1, 2, 4, 5).contiguous().cpu())
+        rows = [x.detach().unflatten(2, (num, -1)).transpose(1, 2).flatten(0, 1) for x in (keys, mass)]
+        vectors = representative(rows[0], rows[1], self.num_representatives)  # [B * N, H * D]
+        append(layer.state, "representatives", vectors.unflatten(0, (-1, num)))
 
     def report(self, unit: Unit) -> dict[str, Any]:
         """Blocks in host memory, over rows and layers."""

@@ -6,8 +6,9 @@
         memory.generate(ids, max_new_tokens=50)
         memory.save("memory.safetensors")
 
-A policy implements `attend`. It is only settings: one policy may be attached to several models, and what is kept lives in
-what `attach` returns.
+A policy implements `attend`, and, if it can bound what a token attends to, the class method `with_budget(attended_tokens)`:
+the policy with which a token attends to at most so many keys, by which policies are compared. A policy is only settings: it
+may be attached to several models, and what is kept lives in what `attach` returns.
 
 Shapes: B rows, H query heads, G key-value heads, T new tokens, D head size, V vocabulary.
 """
@@ -17,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from recollect.errors import InvalidInput
 
@@ -34,6 +35,7 @@ class ContextMemory:
 
     per_row: ClassVar[bool] = False  # each row of a batch is a unit of its own, because rows differ in what is kept
     needs_logits: ClassVar[bool] = False  # `after_chunk` is given the logits of every token
+    bounded: ClassVar[bool] = True  # what the model's device holds does not grow with the stream
 
     chunk_tokens: int = 512  # a longer input is read in chunks of this many tokens, so that memory stays bounded
 
@@ -45,11 +47,6 @@ class ContextMemory:
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise InvalidInput(f"{name}: {getattr(self, name)} is too small; use {value} or more.")
-
-    @classmethod
-    def with_budget(cls, attended_tokens: int) -> Self:
-        """The policy with which a token attends to at most `attended_tokens` keys (or few enough more to say so)."""
-        raise NotImplementedError
 
     @contextmanager
     def attach(self, model: Any) -> Iterator[Attached]:

@@ -1,4 +1,4 @@
-"""The app: REST, the gateway and MCP behind one gate."""
+"""The app: REST, the gateway, MCP and the page behind one gate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 from recollect import __version__
 from recollect.config import Settings
 from recollect.lm import from_settings
-from recollect.server import bulk, gateway, long, problems, rest
+from recollect.server import bulk, gateway, long, page, problems, rest
 from recollect.server.desk import Caring, Desk, House
 from recollect.server.figures import Figures
 from recollect.server.gate import Caller, Gate
@@ -91,7 +91,7 @@ def make_app(settings: Settings, *, needs_key: bool, limits: Limits | None = Non
         figures=house.figures,
     )
     problems.install(app)
-    for part in (rest, bulk, long, gateway):
+    for part in (rest, bulk, long, gateway, page):
         app.include_router(part.routes)
     app.router.routes.extend(mcp.routes)
 

@@ -27,7 +27,8 @@ from recollect.server.limits import Body, Limits, Rates, too_large
 from recollect.server.problems import Refused, problem_of, reply
 
 log = logging.getLogger("recollect.server")
-OPEN_PATHS = ("/healthz", "/openapi.json")
+OPEN_PATHS = ("/healthz", "/openapi.json", "/")
+PAGE_FILES = "/static/"  # of the web page, as open as the page itself
 UPLOAD_PATHS = ("/v1/import", "/v1/episodes/bulk")
 
 
@@ -92,7 +93,7 @@ class Gate:
         """The caller of a request; None where nobody need be known. Raises Refused."""
         headers = Headers(scope=scope)
         address = (scope.get("client") or ("unknown",))[0]
-        if scope["path"] in OPEN_PATHS:
+        if scope["path"] in OPEN_PATHS or scope["path"].startswith(PAGE_FILES):
             return None
         try:
             caller = self._caller(headers)

@@ -12,12 +12,18 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict
 
+from recollect import __version__
+from recollect.catalogue import SYSTEMS
 from recollect.server import models
 from recollect.server.desk import Caring, Reading, Writing
+from recollect.store.browse import Neighbourhood, Session, Timeline
 from recollect.store.consolidation import Run
+from recollect.store.importers import FORMATS
 from recollect.store.memory import History, Memory
+from recollect.store.method import method_class, method_targets
 from recollect.store.records import Answer, Episode, Hit, Link, Note, Receipt
 
+Limit = Annotated[int, Query(ge=1, le=1000, description="how many at most")]
 routes = APIRouter(prefix="/v1", tags=["memory"])
 
 
@@ -26,6 +32,49 @@ class Page(BaseModel):
 
     episodes: list[Episode]
     next: str | None  # for `after_id`; null at the end
+
+
+class Sessions(BaseModel):
+    """Some conversations, and where the next ones begin."""
+
+    sessions: list[Session]
+    next: str | None  # for `after`; null at the end
+
+
+class Notes(BaseModel):
+    """Some notes, and where the next ones begin."""
+
+    notes: list[Note]
+    next: str | None  # for `after_id`; null at the end
+
+
+class MethodRow(BaseModel):
+    """A method that `?method=` can name."""
+
+    key: str
+    name: str
+    paper: str
+    derives: bool  # whether it writes notes
+
+
+class FormatRow(BaseModel):
+    """A format that can be imported."""
+
+    name: str
+    what: str
+    options: list[str]
+
+
+class About(BaseModel):
+    """Who the caller is, and what can be asked for."""
+
+    version: str
+    user: str
+    scopes: list[str]
+    method: str  # that the database remembers
+    num_episodes: int  # of the user
+    methods: list[MethodRow]
+    formats: list[FormatRow]
 
 
 class Related(BaseModel):
@@ -92,6 +141,35 @@ async def episodes(
     return Page(episodes=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
 
+@routes.get("/latest")
+async def latest(
+    desk: Reading,
+    at: Annotated[str | None, Query(description="as things were known then")] = None,
+    after_id: Annotated[str | None, Query(description="go on after this episode")] = None,
+    limit: Limit = 50,
+) -> Page:
+    """What was said last, latest first, a page at a time."""
+    found = await desk.do(lambda memory: memory.latest(limit + 1, at=at, following=after_id))
+    return Page(episodes=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+
+
+@routes.get("/sessions")
+async def sessions(
+    desk: Reading,
+    after: Annotated[str | None, Query(description="go on where a page ended")] = None,
+    limit: Limit = 50,
+) -> Sessions:
+    """The named conversations, the one with the latest last turn first, a page at a time."""
+    found = await desk.do(lambda memory: memory.sessions(limit + 1, following=after))
+    return Sessions(sessions=found[:limit], next=found[limit - 1].cursor if len(found) > limit else None)
+
+
+@routes.get("/timeline")
+async def timeline(desk: Reading, parts: Annotated[int, Query(ge=1, le=1000)] = 60) -> Timeline:
+    """How many episodes were said when, in equal stretches of time from the first to the last."""
+    return await desk.do(lambda memory: memory.timeline(parts))
+
+
 @routes.post("/recall")
 async def recall(body: models.Query, desk: Reading) -> list[Hit]:
     """The memories that answer a query best, best first, each with its reasons."""
@@ -124,6 +202,31 @@ async def related(id: str, desk: Reading, k: int = 10) -> list[Related]:
     return [Related(record=record, share=share) for record, share in found]
 
 
+@routes.get("/records/{id}/neighbourhood")
+async def neighbourhood(id: str, desk: Reading, limit: Annotated[int, Query(ge=1, le=200)] = 40) -> Neighbourhood:
+    """One record and others at most two links, or steps to and from sources, away, with the links among them."""
+    return await desk.do(lambda memory: memory.neighbourhood(id, limit))
+
+
+@routes.get("/neighbourhood")
+async def crossing(desk: Reading, limit: Annotated[int, Query(ge=1, le=200)] = 40) -> Neighbourhood:
+    """The same around a record that many links meet in."""
+    return await desk.do(lambda memory: memory.neighbourhood(None, limit))
+
+
+@routes.get("/notes")
+async def notes(
+    desk: Reading,
+    of: Annotated[str | None, Query(description="only those that this method wrote")] = None,
+    kind: Annotated[str | None, Query(description="only this kind")] = None,
+    after_id: Annotated[str | None, Query(description="go on after this note")] = None,
+    limit: Limit = 50,
+) -> Notes:
+    """Notes that are live, the last written first, a page at a time."""
+    found = await desk.do(lambda memory: memory.notes(limit + 1, method=of, kind=kind, following=after_id))
+    return Notes(notes=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
+
+
 @routes.post("/notes", status_code=201)
 async def note(body: models.NewNote, desk: Writing) -> Note:
     """Write a note that rests on episodes."""
@@ -141,6 +244,30 @@ async def link(body: models.NewLink, desk: Writing) -> Link:
 async def forget(body: models.Forgetting, desk: Writing) -> Receipt:
     """Delete for good, down to the bytes; the receipt lists what went. With `dry_run`, what would go."""
     return await desk.do(lambda memory: memory.forget(**body.model_dump()))
+
+
+@routes.get("/about")
+async def about(desk: Reading) -> About:
+    """Who the caller is, and the methods and formats that there are."""
+    method, count = await desk.do(lambda memory: (memory.method.name, memory.engine.db.num_episodes(memory.user)))
+    names = {system.key: system for system in SYSTEMS}
+    return About(
+        version=__version__,
+        user=desk.caller.user,
+        scopes=list(desk.caller.scopes),
+        method=method,
+        num_episodes=count,
+        methods=[
+            MethodRow(
+                key=key,
+                name=names[key].name,
+                paper=names[key].paper,
+                derives=hasattr(method_class(key), "consolidate"),
+            )
+            for key in method_targets()
+        ],
+        formats=[FormatRow(name=row.name, what=row.what, options=list(row.options)) for row in FORMATS.values()],
+    )
 
 
 @routes.get("/stats")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from recollect.store.database import Filter
+from recollect.store import browse
+from recollect.store.database import Database, Filter
 from recollect.store.derivation import num_pending
 from recollect.store.engine import Engine
 from recollect.store.method import Method
@@ -43,18 +44,8 @@ class Stats:
 def stats(engine: Engine, method: Method, filter_: Filter) -> Stats:
     """The figures of what a filter lets through."""
     db = engine.db
-    where, values = filter_.sql("e")
-    joined = "FROM episodes e JOIN sessions s ON s.ref = e.session JOIN users u ON u.ref = s.user"
-    count, sessions = db.rows(
-        f"SELECT count(*), count(DISTINCT CASE WHEN s.name <> '' THEN s.ref END) {joined} WHERE {where}", values
-    )[0]
-    ends = db.rows(f"SELECT e.seq {joined} WHERE {where} ORDER BY e.at LIMIT 1", values)
-    ends += db.rows(f"SELECT e.seq {joined} WHERE {where} ORDER BY e.at DESC LIMIT 1", values)
-    edge = db.episodes([row[0] for row in ends])
-    speakers = db.rows(
-        f"SELECT e.speaker, count(*) {joined} WHERE {where} AND e.speaker IS NOT NULL GROUP BY 1 ORDER BY 2 DESC LIMIT 100",
-        values,
-    )
+    count, speakers = _said(db, filter_)
+    first_at, last_at = browse.ends(db, filter_)
     where, values = filter_.sql("n")
     by_method = dict(
         db.rows(
@@ -63,11 +54,17 @@ def stats(engine: Engine, method: Method, filter_: Filter) -> Stats:
             values,
         )
     )
+    where, values = filter_.sql("e")
+    sessions = db.rows(
+        "SELECT count(*) FROM sessions s JOIN users u ON u.ref = s.user JOIN episodes e ON e.seq = (SELECT t.seq FROM episodes t "
+        f"WHERE t.session = s.ref ORDER BY t.position LIMIT 1) WHERE {where} AND s.name <> ''",
+        values,
+    )[0][0]
     links = db.rows("SELECT count(*) FROM links l JOIN users u ON u.ref = l.user WHERE u.name = ?", (filter_.user,))[0][
         0
     ]
     with db.everyone():
-        everyone = db.rows("SELECT count(*) FROM episodes")[0][0]
+        everyone = db.rows("SELECT CAST(coalesce(sum(num_episodes), 0) AS BIGINT) FROM users")[0][0]
     database_bytes, index_bytes = db.size_bytes(), engine.index.size_bytes()
     return Stats(
         num_episodes=count,
@@ -75,9 +72,9 @@ def stats(engine: Engine, method: Method, filter_: Filter) -> Stats:
         notes=by_method,
         num_links=links,
         num_sessions=sessions,
-        first_at=edge[ends[0][0]].at if ends else None,
-        last_at=edge[ends[1][0]].at if ends else None,
-        speakers=dict(speakers),
+        first_at=first_at,
+        last_at=last_at,
+        speakers=speakers,
         embedder=engine.embedder.name,
         method=method.name,
         num_underived=num_pending(db, method, filter_.user),
@@ -87,3 +84,20 @@ def stats(engine: Engine, method: Method, filter_: Filter) -> Stats:
         index_bytes=index_bytes,
         bytes_per_episode=(database_bytes + index_bytes) / max(everyone, 1),
     )
+
+
+def _said(db: Database, filter_: Filter) -> tuple[int, dict[str, int]]:
+    """(episodes, how many of them each of the 100 most talkative speakers said); of a whole user as they are counted anyway."""
+    if filter_.whole_user:
+        voices = db.rows(
+            "SELECT t.speaker, t.num_episodes FROM speakers t JOIN users u ON u.ref = t.user WHERE u.name = ? "
+            "ORDER BY 2 DESC, 1 LIMIT 100",
+            (filter_.user,),
+        )
+        return db.num_episodes(filter_.user), dict(voices)
+    where, values = filter_.sql("e")
+    joined = f"FROM episodes e JOIN sessions s ON s.ref = e.session JOIN users u ON u.ref = s.user WHERE {where}"
+    voices = db.rows(
+        f"SELECT e.speaker, count(*) {joined} AND e.speaker IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 100", values
+    )
+    return db.rows(f"SELECT count(*) {joined}", values)[0][0], dict(voices)

@@ -15,7 +15,8 @@ import numpy as np
 
 from recollect.errors import Conflict, InvalidInput, NotFound
 from recollect.lm.meter import Metered
-from recollect.store import consolidation, derivation, figures, forgetting, graph, lexical, notes
+from recollect.store import browse, consolidation, derivation, figures, forgetting, graph, lexical, notes
+from recollect.store.browse import Neighbourhood, Session, Timeline
 from recollect.store.checks import (
     MAX_NAME_CHARS,
     MAX_TEXT_CHARS,
@@ -467,6 +468,7 @@ class Memory:
         after: Time | None = None,
         session: str | None = None,
         speaker: str | None = None,
+        source_id: str | None = None,
         following: str | None = None,
     ) -> Iterator[Episode]:
         """All episodes that the conditions let through, in the order in which they were written.
@@ -474,11 +476,43 @@ class Memory:
         following: only those written after the episode with this id, to go on where a page ended. Raises NotFound.
         """
         filter_ = self._filter(at=at, before=before, after=after, session=session, speaker=speaker)
-        if following is None:
-            return (episode for _, episode in self.engine.db.episodes_where(filter_))
-        last = self._get_episode(following).id
-        later = "AND e.seq > (SELECT seq FROM episodes WHERE id = ?)"
-        return (episode for _, episode in self.engine.db.episodes_where(filter_, later, (last,)))
+        extra, values = "", []
+        if source_id is not None:
+            extra, values = "AND e.source_id = ?", [checked_name(source_id, "source_id")]
+        if following is not None:
+            extra += " AND e.seq > (SELECT seq FROM episodes WHERE id = ?)"
+            values.append(self._get_episode(following).id)
+        return (episode for _, episode in self.engine.db.episodes_where(filter_, extra, values))
+
+    def latest(self, limit: int = 50, *, at: Time | None = None, following: str | None = None) -> list[Episode]:
+        """What was said last, latest first. at: as it was then. following: an id, to go on where a page ended."""
+        return browse.latest(self.engine.db, self._filter(at=at), following, limit)
+
+    def sessions(self, limit: int = 50, *, following: str | None = None) -> list[Session]:
+        """The named conversations, latest first. following: the `cursor` of the last one of a page, to go on after it."""
+        return browse.sessions(self.engine.db, self._filter(), following, limit)
+
+    def timeline(self, num_parts: int = 60) -> Timeline:
+        """How many episodes were said when, in equal stretches of time from the first to the last."""
+        return browse.timeline(self.engine.db, self._filter(), num_parts)
+
+    def notes(
+        self, limit: int = 50, *, method: str | None = None, kind: str | None = None, following: str | None = None
+    ) -> list[Note]:
+        """Live notes, the last written first. following: an id, to go on where a page ended. Raises NotFound."""
+        return browse.latest_notes(self.engine.db, self._filter(), method, kind, following, limit)
+
+    def neighbourhood(self, id_: str | None = None, limit: int = 40) -> Neighbourhood:
+        """A record and up to `limit` others at most two links, or steps to and from sources, away.
+
+        id_: None is a record that many links meet in. Raises NotFound, also where nothing is remembered.
+        """
+        if id_ is None:
+            id_ = browse.crossing(self.engine.db, self._filter())
+            if id_ is None:
+                raise NotFound("id: nothing is remembered yet.")
+        self.get(id_)
+        return browse.neighbourhood(self.engine.db, self._filter(), id_, limit)
 
     def stats(self) -> Stats:
         """Figures of this memory."""

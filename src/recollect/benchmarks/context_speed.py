@@ -1,0 +1,412 @@
+"""Speed and memory of context policies as the input grows, beside full attention, in one run on one device.
+
+Where kvpress is installed, its presses of the same methods can stand beside them: `kvpress:streaming-llm`, `kvpress:think`. It
+asks for an older transformers than recollect does; `pip install --no-deps kvpress` and what it imports is enough.
+
+The model is a Llama of random weights; speed does not depend on them. Every policy reads one stream, and is stopped at each
+length for a few steps of decoding, after which the stream goes on as if they had not been. Full attention is transformers
+with PyTorch's fused attention: it reads each length anew in one piece, and decodes both with the cache that transformers
+takes by default, which copies all keys at every token, and with a static one, which does not. All ratios are to the better
+of the two.
+
+Shapes: `layers` of a Llama 7B: width 4,096, 32 heads of 128, inner width 11,008, 32,000 tokens.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from recollect.benchmarks.provenance import provenance
+from recollect.catalogue import SYSTEMS, system
+from recollect.errors import InvalidInput, Unavailable
+
+FULL = "full"
+PEERS = ("kvpress:streaming-llm", "kvpress:think")
+KEPT_TOKENS = 1024  # by kvpress's StreamingLLM, as by ours
+DECODE_STEPS = 16
+WARM_STEPS = 4
+PIECE_TOKENS = 8192  # that a policy is given at once; it cuts them into its own chunks
+Progress = Callable[[str], None]
+
+
+def policies() -> list[str]:
+    """The keys of the policies in the catalogue, and of peers that may stand beside them."""
+    return [entry.key for entry in SYSTEMS if entry.home == "context" and hasattr(_class(entry.key), "attach")] + [
+        *PEERS
+    ]
+
+
+def _class(key: str) -> Any:
+    module, name = system(key).target.split(":")
+    return getattr(import_module(module), name)
+
+
+def llama(num_layers: int, device: str, dtype: str, width: int = 4096) -> Any:
+    """A Llama of random weights; a width below 4,096 keeps the number of heads and shrinks them."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=32_000,
+        hidden_size=width,
+        intermediate_size=width * 43 // 16,
+        num_hidden_layers=num_layers,
+        num_attention_heads=32,
+        num_key_value_heads=32,
+        max_position_embeddings=4096,
+    )
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        with torch.device(device):
+            model = LlamaForCausalLM(config).eval()
+    finally:
+        torch.set_default_dtype(before)
+    return model
+
+
+def run(
+    keys: Sequence[str],
+    lengths: Sequence[int],
+    num_layers: int = 32,
+    device: str = "cuda",
+    dtype: str = "bfloat16",
+    width: int = 4096,
+    limits: dict[str, int] | None = None,
+    settings: dict[str, dict[str, Any]] | None = None,
+    limit_s: float = 120.0,
+    seed: int = 0,
+    progress: Progress = lambda what: None,
+    save: Callable[[dict[str, Any]], None] = lambda result: None,
+) -> dict[str, Any]:
+    """Measure full attention and the policies `keys` at `lengths` tokens; one plain JSON object.
+
+    A method stops growing when it runs out of memory, when it has taken `limit_s` seconds, or at its length in `limits`;
+    what it did not reach has a row that says why. `settings` are those of policies that shall not have their defaults.
+    `save` is given what there is after each method. Raises InvalidInput without lengths, Unavailable without the device.
+    """
+    import torch
+
+    if not lengths:
+        raise InvalidInput("lengths: give at least one, as 8k,32k.")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise Unavailable("device: this machine has no CUDA device that PyTorch can use; give --device cpu.")
+    began, lengths = time.perf_counter(), sorted(set(lengths))
+    progress("making the model")
+    torch.manual_seed(seed)
+    model = llama(num_layers, device, dtype, width)
+    ids = torch.randint(3, model.config.vocab_size, (1, lengths[-1]), device=device)
+    rows: list[dict[str, Any]] = []
+    result: dict[str, Any] = {
+        "benchmark": "context-speed",
+        "model": {"type": "llama", "layers": num_layers, "width": width, "dtype": dtype},
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
+        **provenance(),
+    }
+    with torch.inference_mode():
+        model(ids[:, :PIECE_TOKENS], logits_to_keep=1)  # so that kernels are loaded
+        for key in dict.fromkeys([FULL, *keys]):
+            reached = [length for length in lengths if length <= (limits or {}).get(key, lengths[-1])]
+            if key == FULL:
+                own = _full(model, ids, reached, limit_s, progress)
+            elif key in PEERS:
+                own = _peer(model, key, ids, reached, progress)
+            else:
+                policy = _class(key)(**(settings or {}).get(key, {}))
+                own = _policy(model, key, policy, ids, reached, limit_s, progress)
+            rows += own + [
+                {"method": key, "length": length, "why_not": "not asked for"} for length in lengths[len(reached) :]
+            ]
+            _clean(device)
+            _ratios(rows)
+            result |= {"rows": rows, "total_seconds": round(time.perf_counter() - began, 1)}
+            save(result)
+    return result
+
+
+def _policy(
+    model: Any, key: str, policy: Any, ids: Any, lengths: Sequence[int], limit_s: float, progress: Progress
+) -> list[dict[str, Any]]:
+    """One row for each length of a stream that is read once."""
+    import torch
+
+    rows, seconds, read, why = [], 0.0, 0, ""
+    settings = {name: value for name, value in vars(policy).items() if not name.startswith("_")}
+    with policy.attach(model) as memory:
+        memory.read(ids[:, :PIECE_TOKENS])  # so that kernels are compiled and loaded
+        memory.forget()
+        _start_peak(ids)
+        for length in lengths:
+            if not why:
+                progress(f"{key}, {length:,} tokens")
+                try:
+                    while read < length and seconds < limit_s:
+                        piece = ids[:, read : min(length, read + PIECE_TOKENS)]
+                        seconds += _timed(lambda piece=piece: memory.read(piece), ids)
+                        read += piece.shape[1]
+                    if read < length:
+                        why = f"stopped at {read:,} tokens after {seconds:.0f} s"
+                    else:
+                        peak = _peak(ids)
+                        before = memory.memory.checkpoint()
+                        steps = _steps(lambda at: model(ids[:, at : at + 1], past_key_values=memory.memory), ids)
+                        memory.memory.restore(before)
+                except torch.OutOfMemoryError:
+                    why = "out of device memory"
+            if why:
+                rows.append({"method": key, "length": length, "why_not": why})
+                continue
+            size = memory.size_bytes()
+            rows.append(
+                {
+                    "method": key,
+                    "length": length,
+                    "prefill_s": round(seconds, 3),
+                    "decode_ms": round(1000 * steps, 3),
+                    "device_bytes": size.device,
+                    "host_bytes": size.host,
+                    "peak_bytes": peak,
+                    "attended_tokens": memory.stats()["attended_tokens"],
+                    "settings": settings,
+                }
+            )
+    return rows
+
+
+def _peer(model: Any, key: str, ids: Any, lengths: Sequence[int], progress: Progress) -> list[dict[str, Any]]:
+    """One row for each length: kvpress reads it in one piece and prunes what was kept."""
+    import torch
+    from transformers import DynamicCache
+
+    try:
+        import kvpress  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        return [{"method": key, "length": length, "why_not": f"{error.name} is not installed"} for length in lengths]
+    rows = []
+    for length in lengths:
+        progress(f"{key}, {length:,} tokens")
+        if key == "kvpress:think":
+            press = kvpress.ThinKPress(key_channel_compression_ratio=0.4)
+        else:
+            press = kvpress.StreamingLLMPress(compression_ratio=max(0.0, 1 - KEPT_TOKENS / length))
+        try:
+            _start_peak(ids)
+            cache = DynamicCache()
+            with press(model):
+                places = torch.arange(length, device=ids.device)  # told as older transformers told it
+                options = {"past_key_values": cache, "cache_position": places, "logits_to_keep": 1}
+                read = _timed(lambda length=length, options=options: model(ids[:, :length], **options), ids)
+            peak = _peak(ids)
+            layers: Any = cache.layers
+            row = {
+                "prefill_s": round(read, 3),
+                "device_bytes": sum(layer.keys.nbytes + layer.values.nbytes for layer in layers),
+                "host_bytes": 0,
+                "peak_bytes": peak,
+                "attended_tokens": layers[0].keys.shape[2],
+            }
+            steps = _steps(lambda at, cache=cache: model(ids[:, at : at + 1], past_key_values=cache), ids)
+            rows.append({"method": key, "length": length, "decode_ms": round(1000 * steps, 3), **row})
+        except torch.OutOfMemoryError:
+            rows.append({"method": key, "length": length, "why_not": "out of device memory"})
+        finally:
+            cache = layers = None
+            _clean(str(ids.device))
+    return rows
+
+
+def _full(model: Any, ids: Any, lengths: Sequence[int], limit_s: float, progress: Progress) -> list[dict[str, Any]]:
+    """One row for each length, read anew."""
+    import torch
+    from transformers import DynamicCache, StaticCache
+
+    key, rows, why = FULL, [], ""
+    for length in lengths:
+        if why:
+            rows.append({"method": key, "length": length, "why_not": why})
+            continue
+        progress(f"{key}, {length:,} tokens")
+        cache = None
+        try:
+            _start_peak(ids)
+            cache = DynamicCache()
+            read = _timed(
+                lambda cache=cache, length=length: model(ids[:, :length], past_key_values=cache, logits_to_keep=1), ids
+            )
+            peak = _peak(ids)
+            layers: Any = cache.layers
+            size = sum(2 * layer.keys.nbytes for layer in layers)
+            copying = _steps(lambda at, cache=cache: model(ids[:, at : at + 1], past_key_values=cache), ids)
+            fixed = StaticCache(model.config, max_cache_len=length + WARM_STEPS + DECODE_STEPS)
+            for number, layer in enumerate(layers):  # moved layer by layer, so that both never lie there whole
+                fixed.update(
+                    layer.keys[:, :, :length],
+                    layer.values[:, :, :length],
+                    number,
+                    {"cache_position": torch.arange(length, device=ids.device)},
+                )
+                layer.keys = layer.values = None
+            static = _static_steps(model, fixed, ids, length)
+            del fixed
+        except torch.OutOfMemoryError:
+            why = "out of device memory"
+        finally:
+            cache = layers = None
+            _clean(str(ids.device))
+        if why:
+            rows.append({"method": key, "length": length, "why_not": why})
+            continue
+        rows.append(
+            {
+                "method": key,
+                "length": length,
+                "prefill_s": round(read, 3),
+                "decode_ms": round(1000 * min(copying, static), 3),
+                "decode_copying_ms": round(1000 * copying, 3),
+                "decode_static_ms": round(1000 * static, 3),
+                "device_bytes": size,
+                "host_bytes": 0,
+                "peak_bytes": peak,
+                "attended_tokens": length,
+            }
+        )
+        if read > limit_s:
+            why = f"{length:,} tokens took {read:.0f} s"
+    return rows
+
+
+def _static_steps(model: Any, cache: Any, ids: Any, length: int) -> float:
+    import torch
+
+    def step(at: int) -> None:
+        position = torch.tensor([[length + at]], device=ids.device)
+        model(ids[:, at : at + 1], past_key_values=cache, position_ids=position)
+
+    return _steps(step, ids)
+
+
+def _steps(step: Callable[[int], Any], ids: Any) -> float:
+    """Median seconds of a step of decoding; `step(n)` decodes the n-th token."""
+    for at in range(WARM_STEPS):
+        step(at)
+    seconds = sorted(_timed(lambda at=at: step(at), ids) for at in range(WARM_STEPS, WARM_STEPS + DECODE_STEPS))
+    return seconds[len(seconds) // 2]
+
+
+def _timed(call: Callable[[], Any], ids: Any) -> float:
+    import torch
+
+    if ids.is_cuda:
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    if ids.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _start_peak(ids: Any) -> None:
+    import torch
+
+    if ids.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak(ids: Any) -> int | None:
+    """Most bytes on the device since `_start_peak`, weights included; None on a CPU."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() if ids.is_cuda else None
+
+
+def _clean(device: str) -> None:
+    import torch
+
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+
+
+def _ratios(rows: list[dict[str, Any]]) -> None:
+    """To each row, how many times faster and smaller than full attention of the same length; None where that is unknown."""
+    full = {row["length"]: row for row in rows if row["method"] == FULL and "why_not" not in row}
+    for row in rows:
+        if "why_not" in row or row["method"] == FULL:
+            continue
+        base = full.get(row["length"])
+        for name, ratio in (
+            ("prefill_s", "prefill_times"),
+            ("decode_ms", "decode_times"),
+            ("device_bytes", "smaller_times"),
+        ):
+            row[ratio] = round(base[name] / row[name], 2) if base and row[name] else None
+
+
+def show(result: dict[str, Any], console: Any) -> None:
+    """Print a table: methods down, one line for each length."""
+    from rich.table import Table
+
+    table = Table("method", "tokens", "prefill s", "decode ms", "device MB", "host MB", "decode x", "prefill x")
+    for row in result["rows"]:
+        if "why_not" in row:
+            table.add_row(row["method"], f"{row['length']:,}", row["why_not"])
+            continue
+        sizes = [f"{row[name] / 1e6:,.0f}" for name in ("device_bytes", "host_bytes")]
+        ratios = [f"{row[name]:.2f}" if row.get(name) else "" for name in ("decode_times", "prefill_times")]
+        table.add_row(
+            row["method"], f"{row['length']:,}", f"{row['prefill_s']:.2f}", f"{row['decode_ms']:.2f}", *sizes, *ratios
+        )
+    console.print(table)
+    model = result["model"]
+    console.print(
+        f"{model['layers']} layers of a Llama of width {model['width']:,} with random weights in {model['dtype']}, on "
+        f"{result['device']}. x: times as fast as full attention. {result['total_seconds']:.0f} s."
+    )
+
+
+def plot(result: dict[str, Any], folder: Path) -> Path:
+    """Draw prefill, decoding and device memory against length as `context-speed.svg` in `folder`, all logarithmic.
+
+    Raises Unavailable without matplotlib.
+    """
+    try:
+        import matplotlib
+
+        matplotlib.use("svg")
+        from matplotlib import pyplot
+    except ImportError:
+        raise Unavailable('plots: matplotlib is not installed; `pip install "recollect[bench]"` brings it.') from None
+    matplotlib.rcParams["svg.hashsalt"] = "recollect"
+    figure, panels = pyplot.subplots(1, 3, figsize=(13.5, 4))
+    rows = [row for row in result["rows"] if "why_not" not in row]
+    for axes, (name, label) in zip(
+        panels,
+        (
+            ("prefill_s", "s to read"),
+            ("decode_ms", "ms for a token"),
+            ("device_bytes", "bytes of memory on the device"),
+        ),
+        strict=True,
+    ):
+        for key in dict.fromkeys(row["method"] for row in rows):
+            own = [row for row in rows if row["method"] == key]
+            style = {"color": "black", "linestyle": "--"} if key == FULL else {}
+            axes.plot(
+                [row["length"] for row in own], [row[name] for row in own], marker="o", markersize=4, label=key, **style
+            )
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set(xlabel="tokens of input", ylabel=label)
+        axes.grid(True, alpha=0.3)
+    panels[0].legend(fontsize=8)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "context-speed.svg"
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+    return path

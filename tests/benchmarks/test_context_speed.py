@@ -1,0 +1,62 @@
+"""The speed benchmark of context policies on a tiny model on the CPU: its rows, its ratios, its limits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+pytest.importorskip("torch", reason="torch is not installed")
+from recollect.benchmarks import context_speed
+from recollect.errors import InvalidInput, Unavailable
+
+TINY = {"num_layers": 1, "device": "cpu", "dtype": "float32", "width": 64}
+
+
+def test_policies_stand_beside_full_attention(tmp_path: Path):
+    result = context_speed.run(["lm-infinite", "infllm"], [64, 32], **TINY)
+    assert [(row["method"], row["length"]) for row in result["rows"]] == [
+        (method, length) for method in ("full", "lm-infinite", "infllm") for length in (32, 64)
+    ]
+    full, bounded = result["rows"][1], result["rows"][3]
+    assert full["device_bytes"] == 2 * 64 * 64 * 4  # keys and values, tokens, width, bytes
+    assert full["decode_ms"] == min(full["decode_copying_ms"], full["decode_static_ms"])
+    assert bounded["decode_times"] == round(full["decode_ms"] / bounded["decode_ms"], 2)
+    assert bounded["smaller_times"] == round(full["device_bytes"] / bounded["device_bytes"], 2)
+    assert bounded["settings"]["window_tokens"] == 4096
+    console = Console(record=True, width=140)
+    context_speed.show(result, console)
+    assert "1 layers of a Llama of width 64" in console.export_text()
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    assert context_speed.plot(result, tmp_path).stat().st_size > 5000
+
+
+def test_steps_of_decoding_leave_the_stream_as_it_was():
+    """What is read after a stop is what would have been read without it."""
+    one = context_speed.run(["sliding-window"], [16, 48], **TINY)["rows"][-1]
+    two = context_speed.run(["sliding-window"], [48], **TINY)["rows"][-1]
+    assert one["device_bytes"] == two["device_bytes"]
+    assert one["attended_tokens"] == two["attended_tokens"] == 48
+
+
+def test_a_method_stops_at_its_limits_and_says_why():
+    rows = context_speed.run(["lm-infinite"], [16, 32], limits={"lm-infinite": 16, "full": 16}, **TINY)["rows"]
+    assert [row.get("why_not") for row in rows] == [None, "not asked for"] * 2
+    slow = context_speed.run(["lm-infinite"], [16, 32], limit_s=0.0, **TINY)["rows"]
+    assert slow[1]["why_not"].startswith("16 tokens took")
+    assert slow[2]["why_not"].startswith("stopped at 0 tokens")
+
+
+def test_wrong_input_is_told():
+    with pytest.raises(InvalidInput, match="lengths"):
+        context_speed.run([], [], **TINY)
+    import torch
+
+    if not torch.cuda.is_available():
+        with pytest.raises(Unavailable, match="device"):
+            context_speed.run([], [16], 1)
+
+
+def test_every_policy_of_the_catalogue_can_be_measured():
+    assert {"infllm", "em-llm", "streaming-llm"} <= set(context_speed.policies())
