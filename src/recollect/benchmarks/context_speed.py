@@ -369,8 +369,8 @@ def show(result: dict[str, Any], console: Any) -> None:
     )
 
 
-def plot(result: dict[str, Any], folder: Path) -> Path:
-    """Draw prefill, decoding and device memory against length as `context-speed.svg` in `folder`, all logarithmic.
+def plot(result: dict[str, Any], folder: Path, name: str = "context-speed") -> Path:
+    """Draw prefill, decoding and device memory against length as `name`.svg in `folder`, all logarithmic.
 
     Raises Unavailable without matplotlib.
     """
@@ -384,7 +384,7 @@ def plot(result: dict[str, Any], folder: Path) -> Path:
     matplotlib.rcParams["svg.hashsalt"] = "recollect"
     figure, panels = pyplot.subplots(1, 3, figsize=(13.5, 4))
     rows = [row for row in result["rows"] if "why_not" not in row]
-    for axes, (name, label) in zip(
+    for axes, (figure_of, label) in zip(
         panels,
         (
             ("prefill_s", "s to read"),
@@ -397,7 +397,12 @@ def plot(result: dict[str, Any], folder: Path) -> Path:
             own = [row for row in rows if row["method"] == key]
             style = {"color": "black", "linestyle": "--"} if key == FULL else {}
             axes.plot(
-                [row["length"] for row in own], [row[name] for row in own], marker="o", markersize=4, label=key, **style
+                [row["length"] for row in own],
+                [row[figure_of] for row in own],
+                marker="o",
+                markersize=4,
+                label=key,
+                **style,
             )
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
@@ -405,7 +410,7 @@ def plot(result: dict[str, Any], folder: Path) -> Path:
         axes.grid(True, alpha=0.3)
     panels[0].legend(fontsize=8)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "context-speed.svg"
+    path = folder / f"{name}.svg"
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
