@@ -10,7 +10,7 @@ from rich.console import Console
 
 import recollect
 from recollect.benchmarks import load
-from recollect.errors import StorageFailed
+from recollect.errors import InvalidInput, StorageFailed
 
 
 def test_a_small_load_loses_nothing():
@@ -39,3 +39,11 @@ def test_missing_counts_what_is_not_there(tmp_path: Path):
     with recollect.open(tmp_path / "m.db", embedder="hashing") as memory:
         kept = memory.add("here").id
     assert load._missing(str(tmp_path / "m.db"), {kept, "ep_never"}) == 1
+
+
+def test_a_database_that_holds_memories_is_not_filled(tmp_path: Path):
+    load.check_empty(str(tmp_path / "new.db"))
+    with recollect.open(tmp_path / "m.db", embedder="hashing") as memory:
+        memory.add("mine")
+    with pytest.raises(InvalidInput, match="postgres: this database holds memories"):
+        load.check_empty(str(tmp_path / "m.db"))

@@ -27,7 +27,7 @@ import numpy as np
 import recollect
 from recollect.benchmarks import speed
 from recollect.benchmarks.provenance import provenance
-from recollect.errors import StorageFailed, Unavailable
+from recollect.errors import InvalidInput, StorageFailed, Unavailable
 from recollect.store.embedders import make_embedder
 
 RECALLS = 4  # one request of so many is a recall
@@ -106,6 +106,13 @@ class _Filling(speed.Replay):
     @property
     def name(self) -> str:
         return self.real.name
+
+
+def check_empty(place: str) -> None:
+    """Raise InvalidInput unless a database can be opened and holds nothing; as `recollect.open` does when it cannot."""
+    with recollect.open(place) as memory:
+        if memory.engine.db.rows("SELECT 1 FROM users LIMIT 1"):
+            raise InvalidInput("postgres: this database holds memories; name an empty one.")
 
 
 def fill(place: str, number: int, embedder: str | None, progress: Progress) -> str:

@@ -336,6 +336,8 @@ def load(
     from recollect.benchmarks import load as bench
     from recollect.benchmarks.speed import parse_sizes
 
+    if postgres is not None:
+        bench.check_empty(postgres)
     with err.status("starting") as status:
         found = [
             bench.run(
