@@ -3,8 +3,10 @@
 import math
 import random
 
+import numpy as np
 import pytest
 
+import recollect
 from recollect.store import fulltext, lexical
 from recollect.store.database import Filter
 
@@ -44,3 +46,11 @@ def test_words_that_are_too_common_together_are_left_out(open_memory, monkeypatc
     memory = open_memory()
     memory.add_many({"text": "kiln" if row % 10 else "kiln rare", "at": f"{1000 + row}-01-01"} for row in range(100))
     assert len(memory.engine.db.texts.search("rare kiln", Filter("default"), 50)) == 10
+
+
+def test_rows_that_only_a_later_snapshot_holds_are_passed_over():
+    with recollect.open(embedder="hashing") as memory:
+        memory.add("green tea")
+        memory.add("black tea")
+        read_on = np.array([1, 2, 3, 900])
+        assert fulltext.by_coverage(memory.engine.db, {"tea": 4}, lambda word: read_on, 10) == [2, 1]

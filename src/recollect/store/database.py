@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -141,11 +142,13 @@ class NewEpisode:
 class Growing:
     """The last few ascending arrays of row numbers that grow at their end only, until something is deleted.
 
-    Rows are numbered in the order in which they are committed, and a deletion changes the state `epoch`.
+    Rows are numbered in the order in which they are committed, and a deletion changes the state `epoch`. Safe to use from
+    several threads; one whose snapshot is older may be given numbers that it cannot see yet.
     """
 
     def __init__(self, num_kept: int):
         self._num_kept = num_kept
+        self._lock = threading.Lock()
         self._kept: OrderedDict[Hashable, tuple[int, np.ndarray]] = OrderedDict()
 
     def get(self, key: Hashable, epoch: int, read: Callable[[int], np.ndarray]) -> np.ndarray:
@@ -156,10 +159,11 @@ class Growing:
         fresh = read(int(numbers[-1]) if len(numbers) else 0)
         if len(fresh):
             numbers = np.concatenate([numbers, fresh])
-        self._kept[key] = (epoch, numbers)
-        self._kept.move_to_end(key)
-        while len(self._kept) > self._num_kept:
-            self._kept.popitem(last=False)
+        with self._lock:
+            self._kept[key] = (epoch, numbers)
+            self._kept.move_to_end(key)
+            while len(self._kept) > self._num_kept:
+                self._kept.popitem(last=False)
         return numbers
 
 

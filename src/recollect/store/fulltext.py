@@ -144,13 +144,15 @@ def rarest(common: dict[str, int]) -> list[str]:
 def by_coverage(db: Database, common: dict[str, int], postings: Callable[[str], np.ndarray], limit: int) -> list[int]:
     """The rows with the largest sum of their words' inverse document frequencies; newer ones first among equals.
 
-    postings: gives the rows that hold a word, ascending, int64 (N,).
+    postings: gives the rows that hold a word, ascending, int64 (N,); those that this snapshot does not hold yet, because
+    another thread has read on, are passed over.
     """
     total = db.rows("SELECT coalesce(max(seq), 0) FROM episodes")[0][0]
     scores = np.zeros(total + 1, np.float32)
     held: list[np.ndarray] = []
     for word in rarest(common):
         places = postings(word)
+        places = places[: np.searchsorted(places, total, side="right")]
         held.append(places[scores[places] == 0])
         scores[places] += np.float32(np.log1p(total / (1 + len(places))))
     rows = np.concatenate(held)
