@@ -41,9 +41,9 @@ def test_a_graph_finds_its_rows_and_names_those_after_it(tmp_path: Path) -> None
     reader = Graph(tmp_path, DIM)
     assert reader.open(5, 0)
     assert reader.num_rows == 300
-    found = reader.candidates(query_of(42), 5, 303)
-    assert 42 in found[:5]
-    assert found[5:].tolist() == [301, 302, 303]
+    assert reader.candidates(query_of(42), 5, 303)[5:].tolist() == [301, 302, 303]
+    found = [id_ in reader.candidates(query_of(id_), 5, 303)[:5] for id_ in range(1, 301)]
+    assert sum(found) >= 285  # built by several threads, a graph may miss a row now and then
 
 
 def test_it_is_extended_by_the_rows_that_are_missing(tmp_path: Path) -> None:
@@ -55,8 +55,9 @@ def test_it_is_extended_by_the_rows_that_are_missing(tmp_path: Path) -> None:
     assert told == [60]
     assert graph.open(5, 0)
     assert graph.num_rows == 260
-    for id_ in (10, 250):
-        assert id_ in graph.candidates(query_of(id_), 5, 260)
+    for first, last in ((1, 201), (201, 261)):  # the old rows and the new ones
+        found = [id_ in graph.candidates(query_of(id_), 5, 260) for id_ in range(first, last)]
+        assert sum(found) >= 0.95 * len(found)
     assert len(graph.files()) == 1
 
 
