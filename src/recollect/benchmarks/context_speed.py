@@ -21,6 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from recollect.benchmarks import plots
 from recollect.benchmarks.provenance import provenance
 from recollect.catalogue import SYSTEMS, system
 from recollect.errors import InvalidInput, Unavailable
@@ -374,14 +375,7 @@ def plot(result: dict[str, Any], folder: Path, name: str = "context-speed") -> P
 
     Raises Unavailable without matplotlib.
     """
-    try:
-        import matplotlib
-
-        matplotlib.use("svg")
-        from matplotlib import pyplot
-    except ImportError:
-        raise Unavailable('plots: matplotlib is not installed; `pip install "recollect[bench]"` brings it.') from None
-    matplotlib.rcParams["svg.hashsalt"] = "recollect"
+    pyplot = plots.plotter()
     figure, panels = pyplot.subplots(1, 3, figsize=(13.5, 4))
     rows = [row for row in result["rows"] if "why_not" not in row]
     for axes, (figure_of, label) in zip(
@@ -409,9 +403,4 @@ def plot(result: dict[str, Any], folder: Path, name: str = "context-speed") -> P
         axes.set(xlabel="tokens of input", ylabel=label)
         axes.grid(True, alpha=0.3)
     panels[0].legend(fontsize=8)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.svg"
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
-    return path
+    return plots.save(figure, folder, name)

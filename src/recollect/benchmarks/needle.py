@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recollect.benchmarks import plots
 from recollect.benchmarks.haystack import TASKS, Haystacks, Prompt, mqar
 from recollect.benchmarks.provenance import provenance
 from recollect.benchmarks.testbed import INSTALL
@@ -257,14 +258,7 @@ def show(result: dict[str, Any], console: Any) -> None:
 
 def plot(result: dict[str, Any], folder: Path, name: str = "needle") -> Path:
     """Draw accuracy against length as `<name>.svg` in `folder`. Raises Unavailable without matplotlib."""
-    try:
-        import matplotlib
-
-        matplotlib.use("svg")
-        from matplotlib import pyplot
-    except ImportError:
-        raise Unavailable('plots: matplotlib is not installed; `pip install "recollect[bench]"` brings it.') from None
-    matplotlib.rcParams["svg.hashsalt"] = "recollect"
+    pyplot = plots.plotter()
     tasks = list(dict.fromkeys(row["task"] for row in result["rows"]))
     columns = min(3, len(tasks))
     lines = -(-len(tasks) // columns)
@@ -289,12 +283,7 @@ def plot(result: dict[str, Any], folder: Path, name: str = "needle") -> Path:
     for line in panels:
         line[0].set_ylabel("share of questions answered")
     panels.flat[len(tasks) - 1].legend(fontsize=8)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.svg"
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
-    return path
+    return plots.save(figure, folder, name)
 
 
 def testbed_of(data: Path | None, device: str, progress: Callable[[str], None]) -> tuple[Any, Any]:

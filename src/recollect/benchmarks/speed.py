@@ -29,8 +29,9 @@ from rich.console import Console
 from rich.table import Table
 
 import recollect
+from recollect.benchmarks import plots
 from recollect.benchmarks.provenance import provenance
-from recollect.errors import InvalidInput, Unavailable
+from recollect.errors import InvalidInput
 from recollect.store import approximate
 from recollect.store.embedders import Embedder, Embeddings, make_embedder
 
@@ -336,13 +337,7 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 def plot(result: dict[str, Any], folder: Path) -> Path:
     """Draw latency over the number of memories as `speed.svg` in `folder`. Raises Unavailable without matplotlib."""
-    try:
-        import matplotlib
-
-        matplotlib.use("svg")
-        from matplotlib import pyplot
-    except ImportError:
-        raise Unavailable('plots: matplotlib is not installed; `pip install "recollect[bench]"` brings it.') from None
+    pyplot = plots.plotter()
     labels = {
         "recall": "recollect: recall",
         "vector_search": "recollect: its vector search alone",
@@ -351,7 +346,6 @@ def plot(result: dict[str, Any], folder: Path) -> Path:
         "usearch": "usearch, approximate",
         "chroma": "Chroma, approximate",
     }
-    matplotlib.rcParams["svg.hashsalt"] = "recollect"
     figure, axes = pyplot.subplots(figsize=(7, 4.2))
     for name, label in labels.items():
         points = [
@@ -369,9 +363,4 @@ def plot(result: dict[str, Any], folder: Path) -> Path:
     axes.set(xscale="log", yscale="log", xlabel="memories", ylabel="milliseconds, median", title="Time of one recall")
     axes.grid(True, which="major", alpha=0.3)
     axes.legend(fontsize=8)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "speed.svg"
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
-    return path
+    return plots.save(figure, folder, "speed")
