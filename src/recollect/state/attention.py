@@ -24,8 +24,6 @@ from recollect.state.layer import State, StateLayer
 class Attention(StateLayer):
     """Multi-head causal attention with rotary positions."""
 
-    turn: Tensor
-
     def __init__(
         self,
         dim: int,
@@ -37,12 +35,10 @@ class Attention(StateLayer):
         super().__init__(dim)
         if dim % (2 * num_heads):
             raise InvalidInput(f"num_heads: {num_heads} heads of even size do not make {dim}; use another number.")
-        self.num_heads, self.window_tokens = num_heads, window_tokens
+        self.num_heads, self.window_tokens, self.rope_base = num_heads, window_tokens, rope_base
         self.project = nn.Linear(dim, 3 * dim, bias=False)
         self.conv = ShortConvolution(3 * dim, conv_tokens) if conv_tokens else None
         self.out = nn.Linear(dim, dim, bias=False)
-        size = dim // num_heads
-        self.register_buffer("turn", rope_base ** (-torch.arange(0, size, 2) / size), persistent=False)
 
     def initial_state(self, num_rows: int = 1) -> State:
         """No keys [B, 0, H, K] and no values; `read` [B] tokens read, `start` [B] the first that is not forgotten."""
@@ -81,8 +77,9 @@ class Attention(StateLayer):
 
     def _rotate(self, x: Tensor, places: Tensor) -> Tensor:
         """x [B, T, H, K] turned by its place."""
-        angle = places[..., None, None] * self.turn.float()
         one, two = x.float().chunk(2, -1)
+        half = one.shape[-1]
+        angle = places[..., None, None] * self.rope_base ** (-torch.arange(half, device=x.device) / half)
         cos, sin = angle.cos(), angle.sin()
         return torch.cat([one * cos - two * sin, two * cos + one * sin], -1).to(x.dtype)
 

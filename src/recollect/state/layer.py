@@ -29,9 +29,11 @@ FORMAT = "recollect state 1"
 class StateLayer(nn.Module):
     """Base of the layers: what one must have is `initial_state` and `mix`; what it gets is the rest.
 
-    A layer is made with its width first, `Layer(dim, ...)`, and every setting after it has a default.
+    A layer is made with its width first, `Layer(dim, ...)`, and every setting after it has a default that plain JSON
+    can hold. Buffers, if any, are persistent.
     """
 
+    auxiliary_loss: Tensor | None = None  # what the last call in training mode wants added to the loss
     causal = True  # False: an output depends on later tokens of the same call, so that streams are read whole
     prefix_tokens = 0  # the first tokens of a stream that look at each other, and so come in one call
 
@@ -69,10 +71,14 @@ class StateLayer(nn.Module):
                 outputs.append(y)
         return torch.cat(outputs, 1), now
 
+    def rate_factors(self) -> dict[str, float]:
+        """Parameters, by name, that learn at a rate of their own: factors on the learning rate, without weight decay."""
+        return {}
+
     def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """(y, state) for one token x [B, D]."""
-        y, state = self(x[:, None], state)
-        return y[:, 0], state
+        y, after = self(x[:, None], state)
+        return y[:, 0], after
 
     def reset(self, state: State, rows: Tensor) -> State:
         """The state with those rows as at the beginning that are set in `rows` [B]; others as they were."""
