@@ -9,7 +9,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 from recollect.errors import InvalidInput
-from recollect.weights.streams import RecurringStream, Rows, Task, iid, permuted, shift_domains, split_classes
+from recollect.weights.batches import Rows, rows_of
+from recollect.weights.streams import RecurringStream, Task, iid, permuted, shift_domains, split_classes
 
 LABELS = torch.arange(10).repeat(6)
 POOL = TensorDataset(torch.arange(60.0).view(60, 1).repeat(1, 4), LABELS)
@@ -20,6 +21,7 @@ def test_rows_are_looked_up_by_name_and_must_agree():
     assert len(rows) == 3
     assert rows[1]["a"] == 1
     assert rows[1]["b"].shape == (2,)
+    assert rows_of(rows, [2, 0])["a"].tolist() == [2, 0]
     with pytest.raises(InvalidInput, match=r"rows: .*\[2, 3\]"):
         Rows(a=torch.arange(3), b=torch.arange(2))
 

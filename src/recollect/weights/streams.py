@@ -24,27 +24,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from recollect.errors import InvalidInput
-
-IGNORED = -100  # the label that cross-entropy leaves out
-
-
-class Rows(Dataset[dict[str, Tensor]]):
-    """Named tensors with the same first dimension [N, ...]; row i is a dict of the tensors' rows i.
-
-    Raises InvalidInput when the tensors disagree.
-    """
-
-    def __init__(self, **tensors: Tensor) -> None:
-        sizes = {len(tensor) for tensor in tensors.values()}
-        if len(sizes) != 1:
-            raise InvalidInput(f"rows: the tensors have {sorted(sizes)} rows; give each the same number, at least one.")
-        self.tensors = tensors
-
-    def __len__(self) -> int:
-        return len(next(iter(self.tensors.values())))
-
-    def __getitem__(self, which: Any) -> dict[str, Tensor]:
-        return {name: tensor[which] for name, tensor in self.tensors.items()}
+from recollect.weights.batches import IGNORED, Rows
 
 
 @dataclass(frozen=True)

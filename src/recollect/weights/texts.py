@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from recollect.errors import InvalidInput, NotFound
-from recollect.weights.streams import IGNORED, Question, Rows, Task
+from recollect.weights.batches import IGNORED, Rows
+from recollect.weights.streams import Question, Task
 
 
 def text_rows(tokenizer: Any, texts: Sequence[str], tokens: int) -> Rows:
