@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pkgutil
 from importlib import import_module
 
 import pytest
 import torch
 
+from recollect import weights
 from recollect.catalogue import SYSTEMS
 from recollect.weights.delta import Deltas
 from recollect.weights.learner import Learner
@@ -16,16 +18,28 @@ from .conftest import assert_same, copies, make_net, make_tasks
 
 
 def _methods() -> list[type[Method]]:
-    found: list[type[Method]] = [Deltas]
-    for entry in SYSTEMS:
-        if entry.home == "weights":
-            module, name = entry.target.split(":")
-            if issubclass(part := getattr(import_module(module), name), Method):
-                found.append(part)
+    """Every method of the home, in the catalogue or not."""
+    found = []
+    for info in pkgutil.iter_modules(weights.__path__):
+        module = import_module(f"recollect.weights.{info.name}")
+        parts = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, Method)]
+        found += [each for each in parts if each.__module__ == module.__name__ and each is not Method]
     return found
 
 
 METHODS = _methods()
+
+
+def test_every_method_of_the_catalogue_is_held_to_it():
+    targets = {f"{each.__module__}:{each.__name__}" for each in METHODS}
+    assert {
+        entry.target for entry in SYSTEMS if entry.home == "weights" and issubclass(_class(entry.target), Method)
+    } <= targets
+
+
+def _class(target: str) -> type:
+    module, name = target.split(":")
+    return getattr(import_module(module), name)
 
 
 class Stop(Exception):
