@@ -40,12 +40,12 @@ def make_glyphs(num_classes: int, rows_a_class: int, seed: int = 0, side: int = 
     shapes[:, :, 1:] = shapes[:, :, :-1] * 0.35 + shapes[:, :, 1:] * 0.65
     labels = torch.arange(num_classes).repeat_interleave(rows_a_class)
     N = len(labels)
-    points = shapes[labels] + 0.06 * torch.randn(N, 3, 4, 2, generator=source)
-    angle = 0.15 * torch.randn(N, generator=source)
+    points = shapes[labels] + 0.04 * torch.randn(N, 3, 4, 2, generator=source)
+    angle = 0.1 * torch.randn(N, generator=source)
     turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(N, 1, 2, 2)
-    size = 1 + 0.1 * torch.randn(N, 1, 1, 1, generator=source)
+    size = 1 + 0.05 * torch.randn(N, 1, 1, 1, generator=source)
     points = (points.view(N, 12, 2) @ turn[:, 0]).view(N, 3, 4, 2) * size
-    points = points + 0.12 * torch.randn(N, 1, 1, 2, generator=source)
+    points = points + 0.08 * torch.randn(N, 1, 1, 2, generator=source)
     along = torch.linspace(0, 1, 6).view(1, 1, 1, 6, 1)
     ink = points[:, :, :-1, None] * (1 - along) + points[:, :, 1:, None] * along  # [N, strokes, segments, 6, 2]
     ink = ink.reshape(N, -1, 2)
@@ -101,3 +101,23 @@ def small_vit(classes: int, width: int = 48, layers: int = 3, heads: int = 3, si
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ViTForImageClassification(config)
+
+
+def pretrain(model: nn.Module, data: TensorDataset, num_epochs: int, rate: float = 3e-3, seed: int = 0) -> nn.Module:
+    """Train a classifier on all of a data set with AdamW, its rate rising and falling again; returns the model."""
+    from recollect.weights.batches import cross_entropy, forward
+
+    source, device = torch.Generator().manual_seed(seed), next(model.parameters()).device
+    steps = num_epochs * -(-len(data) // 64)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+    model.train()
+    for _ in range(num_epochs):
+        for rows in torch.randperm(len(data), generator=source).split(64):
+            batch = [each.to(device) for each in data[rows]]
+            loss = cross_entropy(forward(model, batch), batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return model.eval()

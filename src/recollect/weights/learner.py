@@ -196,6 +196,15 @@ class Learner:
         with self.accelerator.autocast():
             return self.objective(forward(self.net, batch), batch, task)
 
+    def total_loss(self, batch: Any, task: Task) -> Tensor:
+        """What a step descends: the objective of the batch with what every method makes of it."""
+        with self.accelerator.autocast():
+            self.outputs = forward(self.net, batch)
+            loss = self.objective(self.outputs, batch, task)
+        for method in self.methods:
+            loss = method.loss(self, batch, loss)
+        return loss
+
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The parameters that are trained, with their names in the model."""
         return ((name, each) for name, each in self.model.named_parameters() if each.requires_grad)
@@ -296,11 +305,7 @@ class Learner:
         for method in self.methods:
             batch = method.before_step(self, batch)
         self.optimizer.zero_grad(set_to_none=True)
-        with self.accelerator.autocast():
-            self.outputs = forward(self.net, batch)
-            loss = self.objective(self.outputs, batch, task)
-        for method in self.methods:
-            loss = method.loss(self, batch, loss)
+        loss = self.total_loss(batch, task)
         self.accelerator.backward(loss)
         for method in self.methods:
             method.after_backward(self)

@@ -56,7 +56,7 @@ class RehearsalFree(Method):
     fisher_keep: float = 1.0  # of the old importances, when those of a task are added
     _teacher: nn.Module | None = field(default=None, init=False, repr=False, compare=False)
     _hook: Any = field(default=None, init=False, repr=False, compare=False)
-    _caught: list[Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
+    _features: dict[bool, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("prediction", "features", "l2", "ewc"):
@@ -73,10 +73,9 @@ class RehearsalFree(Method):
         self._teacher = None
 
     def before_step(self, learner: Learner, batch: Any) -> Any:
-        """Catch the features of this step's forward pass."""
-        self._caught.clear()
-        if self.features and "old" in self.state:
-            self._hook = self._head(learner.model).register_forward_pre_hook(self._catch)
+        """Catch the features of the forward passes of this task."""
+        if self.features and "old" in self.state and self._hook is None:
+            self._hook = self._catch(learner.model, is_teacher=False)
         return batch
 
     def loss(self, learner: Learner, batch: Any, loss: Tensor) -> Tensor:
@@ -84,17 +83,13 @@ class RehearsalFree(Method):
         old = self.state.get("old")
         if old is None:
             return loss
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
         if self.prediction or self.features:
-            mine = list(self._caught)
-            self._caught.clear()
             outputs = self._old_outputs(learner, batch)
             if self.prediction:
                 loss = loss + self.prediction * self._prediction_term(learner.outputs, outputs, batch)
             if self.features:
-                loss = loss + self.features * (mine[0] - self._caught[0]).pow(2).sum(-1).mean()
+                gap = self._features[False] - self._features[True]
+                loss = loss + self.features * gap.pow(2).sum(-1).mean()
         named = self.penalised(learner)
         if self.l2:
             loss = loss + self.l2 * penalty(named, old)
@@ -104,6 +99,9 @@ class RehearsalFree(Method):
 
     def after_task(self, learner: Learner, task: Task) -> None:
         """Keep the model, the classes that have been learned, and the importances."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
         if self.ewc:
             new = fisher(learner, task, self.fisher_rows, self.fisher_labels)
             self.state["fisher"] = add(self.state.get("fisher"), new, self.fisher_keep)
@@ -133,18 +131,23 @@ class RehearsalFree(Method):
     def _old_outputs(self, learner: Learner, batch: Any) -> Any:
         """What the model of the last task makes of the batch; its features are caught if they are asked for."""
         if self._teacher is None:
+            if self._hook is not None:
+                self._hook.remove()
             self._teacher = copy.deepcopy(learner.model).requires_grad_(False).eval()
             self._teacher.load_state_dict(self.state["old"])
-            if self.features:
-                self._head(self._teacher).register_forward_pre_hook(self._catch)
+            if self._hook is not None:
+                self._hook = self._catch(learner.model, is_teacher=False)
+                self._catch(self._teacher, is_teacher=True)
         with torch.no_grad(), learner.accelerator.autocast():
             return forward(self._teacher, batch)
 
-    def _catch(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._caught.append(inputs[0])
+    def _catch(self, model: nn.Module, is_teacher: bool) -> Any:
+        """Note what goes into the head in each forward pass of a model; returns the hook's handle."""
 
-    def _head(self, model: nn.Module) -> nn.Module:
-        return model.get_submodule(self._head_name(model))
+        def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            self._features[is_teacher] = inputs[0]
+
+        return model.get_submodule(self._head_name(model)).register_forward_pre_hook(note)
 
     def _head_name(self, model: nn.Module) -> str:
         if self.head is not None:
