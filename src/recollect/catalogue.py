@@ -186,6 +186,16 @@ SYSTEMS: tuple[System, ...] = (
         claim="recollect.claims.longgen",
     ),
     System(
+        key="rehearsal-free",
+        name="Rehearsal-free regularisers",
+        paper="A Closer Look at Rehearsal-Free Continual Learning",
+        arxiv="2203.17269",
+        year=2022,
+        home="weights",
+        target="recollect.weights.rehearsal_free:RehearsalFree",
+        claim="recollect.claims.rehearsal_free",
+    ),
+    System(
         key="locomo",
         name="LoCoMo",
         paper="Evaluating Very Long-Term Conversational Memory of LLM Agents",
