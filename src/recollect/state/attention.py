@@ -1,0 +1,97 @@
+"""Causal softmax attention in the interface of a state layer: the baseline whose state grows with every token.
+
+Remembers the rotated keys and the values of all tokens, or of the last `window_tokens`.
+
+Papers: Attention Is All You Need, arXiv:1706.03762 (2017); RoFormer, arXiv:2104.09864 (2021), for the rotation.
+Differs: a convolution of `conv_tokens` may come before queries, keys and values, as in the recurrent layers it is
+compared with. A row that was reset keeps the columns of what it forgot, hidden.
+Cost: 2 T D values a row, O(T) a token; with a window 2 W D values and O(W).
+
+Shapes: B rows, T new tokens, S kept tokens, H heads, K head size, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recollect.errors import InvalidInput
+from recollect.state.convolution import ShortConvolution
+from recollect.state.layer import State, StateLayer
+
+
+class Attention(StateLayer):
+    """Multi-head causal attention with rotary positions."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 2,
+        window_tokens: int | None = None,
+        conv_tokens: int = 0,
+        rope_base: float = 10000.0,
+    ):
+        super().__init__(dim)
+        if dim % (2 * num_heads):
+            raise InvalidInput(f"num_heads: {num_heads} heads of even size do not make {dim}; use another number.")
+        self.num_heads, self.window_tokens, self.rope_base = num_heads, window_tokens, rope_base
+        self.project = nn.Linear(dim, 3 * dim, bias=False)
+        self.conv = ShortConvolution(3 * dim, conv_tokens) if conv_tokens else None
+        self.out = nn.Linear(dim, dim, bias=False)
+
+    def initial_state(self, num_rows: int = 1) -> State:
+        """No keys [B, 0, H, K] and no values; `read` [B] tokens read, `start` [B] the first that is not forgotten."""
+        empty = self.zeros(num_rows, 0, self.num_heads, self.dim // self.num_heads, dtype=None)
+        count = self.zeros(num_rows, dtype=torch.int64)
+        state = {"keys": empty, "values": empty, "read": count, "start": count}
+        return state | ({"tail": self.conv.initial_tail(num_rows)} if self.conv else {})
+
+    def mix(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """See `StateLayer.mix`."""
+        T, new = x.shape[1], {}
+        projected = self.project(x)
+        if self.conv:
+            projected, new["tail"] = self.conv(projected, state["tail"])
+        q, k, v = projected.unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        places = state["read"][:, None] + torch.arange(T, device=x.device)  # [B, T]
+        q, k = self._rotate(q, places), self._rotate(k, places)
+        keys, values = torch.cat([state["keys"], k], 1), torch.cat([state["values"], v], 1)
+        S = keys.shape[1]
+        alone = S == T and self.window_tokens is None
+        mask = None if alone else self._mask(T, S, state, x.device)
+        y = F.scaled_dot_product_attention(
+            q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), mask, is_causal=alone
+        )
+        kept = 0 if self.window_tokens is None else max(0, S - self.window_tokens)
+        new |= {"keys": keys[:, kept:], "values": values[:, kept:], "read": state["read"] + T, "start": state["start"]}
+        return self.out(y.transpose(1, 2).flatten(2)), new
+
+    def _mask(self, T: int, S: int, state: State, device: torch.device) -> Tensor:
+        """[B, 1, T, S]: whether a new token sees a kept or new one."""
+        column = torch.arange(S, device=device)
+        own = torch.arange(S - T, S, device=device)[:, None]
+        near = own >= column if self.window_tokens is None else (own >= column) & (own - column < self.window_tokens)
+        first = state["start"] - state["read"] + S - T  # the column that a row remembers from
+        return near & (column >= first[:, None, None, None])
+
+    def _rotate(self, x: Tensor, places: Tensor) -> Tensor:
+        """x [B, T, H, K] turned by its place."""
+        one, two = x.float().chunk(2, -1)
+        half = one.shape[-1]
+        angle = places[..., None, None] * self.rope_base ** (-torch.arange(half, device=x.device) / half)
+        cos, sin = angle.cos(), angle.sin()
+        return torch.cat([one * cos - two * sin, two * cos + one * sin], -1).to(x.dtype)
+
+    def reset(self, state: State, rows: Tensor) -> State:
+        """See `StateLayer.reset`; the columns of what a row forgot stay, hidden."""
+        state = state | {"start": torch.where(rows.to(state["read"].device), state["read"], state["start"])}
+        if self.conv:
+            tail = state["tail"]
+            state["tail"] = torch.where(rows.to(tail.device)[:, None, None], self.conv.initial_tail(len(rows)), tail)
+        return state
+
+    def state_bytes(self, num_tokens: int = 0) -> int:
+        """See `StateLayer.state_bytes`: grows by a key and a value of each head a token, up to the window."""
+        kept = num_tokens if self.window_tokens is None else min(num_tokens, self.window_tokens)
+        return super().state_bytes() + 2 * kept * self.dim * self.out.weight.element_size()
