@@ -5,14 +5,14 @@ document. The loss is next-token cross-entropy on the side network's logits; onl
 `suggest_memory_layer` says at which layer a backbone itself looks up what it read before, which decides what a bank of that
 layer is good for.
 
+Differs: the learning rate falls by a cosine, where the paper's falls linearly.
+
 Shapes: B rows, T tokens of a segment.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -22,11 +22,14 @@ from torch import Tensor
 
 from recollect.errors import InvalidInput
 from recollect.state.decoder import decoder_of, read
+from recollect.state.trainer import Plan, Progress, train
 
 if TYPE_CHECKING:
     from recollect.state.longmem import LongMem
 
-Progress = Callable[[int, int, float], None]  # step, of, loss in nats averaged over the last steps
+PAPER = Plan(
+    num_steps=100_000, learning_rate=2e-4, warmup_steps=0, final_share=0.0, weight_decay=0.01, betas=(0.9, 0.98)
+)
 
 
 class Streams:
@@ -64,106 +67,60 @@ class Streams:
 def adapt(
     model: LongMem,
     streams: Streams,
-    num_steps: int,
-    learning_rate: float = 2e-4,
-    weight_decay: float = 0.01,
-    warmup_steps: int = 0,
+    plan: Plan = PAPER,
     use_memory: bool = True,
+    folder: str | Path | None = None,
     progress: Progress = lambda *_: None,
-    checkpoint: str | Path | None = None,
-    every_steps: int = 100,
-    stop_after: int | None = None,
-) -> float:
-    """Train the side network in place; returns the loss in nats, averaged over the last steps.
+) -> list[float]:
+    """Train the side network in place; the loss of each step, in nats a token.
 
-    The paper's recipe: Adam (0.9, 0.98), the rate falling linearly to 0. `use_memory` False trains the side network
-    without the bank, for comparison. With a `checkpoint` folder, everything is written there each `every_steps` and at the
-    end, and a run that finds one there goes on from it as if it had not stopped; `stop_after` ends a run early, at that
-    step. The loss of tokens at the head of a segment, whose predecessor is in the last one, is not counted. Raises
-    InvalidInput for a segment that is longer than what the window takes at once, or a checkpoint of another recipe.
+    `use_memory` False trains it without the bank, for comparison. The loss of tokens at the head of a segment, whose
+    predecessor is in the last one, is not counted. With a `folder`, a run that was cut off goes on from its checkpoint as
+    if it had not been; the bank, which does not depend on what is trained, is read anew. Raises InvalidInput for a segment
+    that does not fit into the window at once, Conflict when another plan wrote the checkpoint.
     """
     room = model.settings.segment_tokens - model.settings.overlap_tokens
     if streams.segment_tokens > room:
         raise InvalidInput(f"streams: a segment of {streams.segment_tokens} tokens does not fit; use at most {room}.")
-    optimizer = torch.optim.AdamW(
-        model.side.parameters(), lr=learning_rate, betas=(0.9, 0.98), eps=1e-6, weight_decay=weight_decay
-    )
-    recipe = {
-        "num_steps": num_steps,
-        "learning_rate": learning_rate,
-        "weight_decay": weight_decay,
-        "warmup_steps": warmup_steps,
-        "use_memory": use_memory,
-        "rows": streams.rows,
-        "segment_tokens": streams.segment_tokens,
-        "seed": streams.seed,
-    }
+    at, segments = 0, iter(streams)
+
+    def loss(step: int) -> Tensor:
+        nonlocal at
+        if step != at:
+            _catch_up(model, streams, segments, step)
+        at = step + 1
+        ids = _begin(model, next(segments))
+        found = model(ids, labels=ids, use_memory=use_memory).loss
+        assert found is not None
+        return found
+
     model.reset()
-    done, mean = 0, math.nan
-    if checkpoint is not None and (Path(checkpoint) / "adapt.json").is_file():
-        done, mean = _load(model, optimizer, Path(checkpoint), recipe)
-    model.train()
-    for step, (ids, new) in enumerate(streams):
-        if step < done:
-            continue
-        if step == min(num_steps, stop_after or num_steps):
-            break
-        if new and model.memory.num_rows:
-            model.reset(new)
-        rate = min((step + 1) / (warmup_steps + 1), 1.0) * (1 - step / num_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * rate
-        ids = ids.to(model.device)
-        loss = model(ids, labels=ids, use_memory=use_memory).loss
-        assert loss is not None
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.side.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        mean = loss.item() if math.isnan(mean) else 0.95 * mean + 0.05 * loss.item()
-        done = step + 1
-        progress(done, num_steps, mean)
-        if checkpoint is not None and (done % every_steps == 0 or done in (num_steps, stop_after)):
-            _save(model, optimizer, Path(checkpoint), recipe, done, mean)
-    model.eval()
+    losses = train(model.side, loss, plan, folder, progress)
     model.reset()
-    return mean
+    return losses
 
 
-def _save(model: LongMem, optimizer: Any, folder: Path, recipe: dict[str, Any], done: int, mean: float) -> None:
-    """Side network, moments, bank, window and progress; `adapt.json`, written last, makes them count."""
-    from safetensors.torch import save_file
-
-    assert model.window is not None
-    (folder / "adapt.json").unlink(missing_ok=True)
-    model.save_pretrained(folder)
-    model.memory.save(folder / "memory.safetensors")
-    tensors = {"ids": model.window.ids, "mask": model.window.mask}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"{number}.{name}": value for name, value in state.items()}
-    save_file({name: each.cpu().contiguous() for name, each in tensors.items()}, str(folder / "training.safetensors"))
-    (folder / "adapt.json").write_text(json.dumps({"recipe": recipe, "done": done, "loss": mean}) + "\n", "utf-8")
+def _begin(model: LongMem, segment: tuple[Tensor, list[int]]) -> Tensor:
+    """The tokens of a segment; the rows that begin a document in it are made empty, the others have room for it."""
+    ids, new = segment
+    if len(new) == len(ids):
+        model.reset()
+    elif new:
+        model.reset(new)
+    model.advance(ids.shape[1])
+    return ids.to(model.device)
 
 
-def _load(model: LongMem, optimizer: Any, folder: Path, recipe: dict[str, Any]) -> tuple[int, float]:
-    """(steps done, their loss), with everything else of a checkpoint put in place."""
-    from safetensors.torch import load_file
-
-    from recollect.state.longmem import Window
-
-    about = json.loads((folder / "adapt.json").read_text("utf-8"))
-    if about["recipe"] != recipe:
-        raise InvalidInput(f"checkpoint: {folder} holds a run of another recipe; name an empty folder.")
-    model.side.load_state_dict(load_file(str(folder / "side.safetensors")))
-    model.memory.load(folder / "memory.safetensors", model.device)
-    tensors = load_file(str(folder / "training.safetensors"))
-    model.window = Window(tensors.pop("ids").to(model.device), tensors.pop("mask").to(model.device))
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        number, part = name.split(".")
-        state.setdefault(int(number), {})[part] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return about["done"], about["loss"]
+def _catch_up(model: LongMem, streams: Streams, segments: Iterator[tuple[Tensor, list[int]]], step: int) -> None:
+    """Bring the segments, of which none was taken, to a step, and the bank to what it held there."""
+    begun = [0] * streams.rows  # the step in which each row's document began
+    for number, (_, new) in zip(range(step), streams, strict=False):
+        for row in new:
+            begun[row] = number
+    for number in range(step):
+        segment = next(segments)
+        if number >= min(begun):
+            model.read(_begin(model, segment))
 
 
 def suggest_memory_layer(model: Any, num_tokens: int = 256, rows: int = 8, seed: int = 0) -> tuple[int, list[float]]:

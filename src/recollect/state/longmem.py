@@ -163,7 +163,7 @@ class LongMem(nn.Module):
         keep = self._mask(input_ids, attention_mask)
         logits: Tensor | None = None
         for now, ids, mask in self._pieces(input_ids, keep, write):
-            if logits is not None and self.training and torch.is_grad_enabled():
+            if logits is not None and self.side.training and torch.is_grad_enabled():
                 raise InvalidInput(
                     "input_ids: in training, give one window at a time; the bank changes between windows."
                 )
@@ -186,6 +186,13 @@ class LongMem(nn.Module):
         """Read on with tokens [B, T] without predicting any: the backbone up to the memory layer is all that runs."""
         for _, ids, mask in self._pieces(input_ids, self._mask(input_ids, attention_mask), write):
             self._extend(ids, mask)
+
+    def advance(self, num_tokens: int, write: bool = True) -> None:
+        """Move the windows on that cannot take so many tokens more, as reading on would do later."""
+        if self.window is not None:
+            full = self.window.mask.sum(dim=1) + num_tokens > self.settings.segment_tokens
+            if full.any():
+                self._move_on(full, write)
 
     def flush(self) -> None:
         """Write what is still in the window to the bank, and begin with an empty window."""
