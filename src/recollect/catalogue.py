@@ -186,6 +186,16 @@ SYSTEMS: tuple[System, ...] = (
         claim="recollect.claims.longgen",
     ),
     System(
+        key="longmem",
+        name="LongMem",
+        paper="Augmenting Language Models with Long-Term Memory",
+        arxiv="2306.07174",
+        year=2023,
+        home="state",
+        target="recollect.state.longmem:LongMem",
+        claim="recollect.claims.longmem",
+    ),
+    System(
         key="rehearsal-free",
         name="Rehearsal-free regularisers",
         paper="A Closer Look at Rehearsal-Free Continual Learning",
