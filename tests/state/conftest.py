@@ -17,6 +17,12 @@ SMALL: dict[str, list[dict[str, Any]]] = {  # settings under which LENGTH is sev
     "attention": [{}, {"conv_tokens": 3}, {"window_tokens": 5}],
     "linear-attention": [{"chunk_tokens": 8}, {"chunk_tokens": 8, "feature_map": "taylor", "key_size": 3}],
     "lstm": [{}, {"state_size": 6, "peephole": True}, {"forget_gate": False}],
+    "lssl": [
+        {"state_size": 4, "chunk_tokens": 8},
+        {"state_size": 4, "chunk_tokens": 8, "measure": "legt", "learn_matrix": False, "channels": 2, "alpha": 1.0},
+    ],
+    "s4d": [{"state_size": 4, "chunk_tokens": 8}, {"state_size": 4, "start": "inv"}],
+    "s5": [{"state_size": 4}],
     "bidirectional-rnn": [{}, {"cell": "gru"}],
 }
 

@@ -14,6 +14,9 @@ VARIANTS = {
     "elman-rnn": "recollect.state.rnn:ElmanRNN",
     "lstm": "recollect.state.rnn:LSTM",
     "gru": "recollect.state.rnn:GRU",
+    "lssl": "recollect.state.lssl:LSSL",
+    "s4d": "recollect.state.s4d:S4D",
+    "s5": "recollect.state.s5:S5",
     "bidirectional-rnn": "recollect.state.rnn:BidirectionalRNN",
 }
 
