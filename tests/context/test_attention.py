@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recollect.context.attention import Part, attend, attend_fused, attend_in_pieces, band, sink_window
+from recollect.context.attention import Part, Window, attend, attend_fused, attend_in_pieces, band, sink_window
 from recollect.context.cache import Layer
 
 
@@ -95,6 +95,7 @@ def test_the_keys_a_query_looks_at_are_counted():
 def test_a_window_keeps_its_last_tokens_and_the_first_ones():
     layer = make_layer()
     keys = torch.arange(6.0).view(1, 1, 6, 1)
-    sink_window(layer, torch.zeros(1, 1, 6, 1), keys, keys, 3, 2, lambda stream, sinks: (stream, sinks, 6))
+    window = Window(3, 2, lambda stream, sinks: (stream, sinks, 6))
+    sink_window(layer, torch.zeros(1, 1, 6, 1), keys, keys, window)
     assert layer.state["window_keys"].flatten().tolist() == [3, 4, 5]
     assert layer.state["sink_values"].flatten().tolist() == [0, 1]

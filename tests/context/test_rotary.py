@@ -28,6 +28,7 @@ def test_it_turns_as_the_model_does_at_every_length(scaling, length):
         rotary.rotate(torch.randn(1, 1, 200, 8), torch.arange(200), 200)
     cos, sin = make_model(rope_parameters=model.config.rope_parameters).model.rotary_emb(x, positions[None])
     torch.testing.assert_close(turned, apply(x, x, cos, sin)[0])
+    torch.testing.assert_close(rotary.rotate_back(turned, positions, length), x)
 
 
 def test_products_depend_on_distances_only():

@@ -5,7 +5,7 @@ constant distance. Each such group of keys is a `Part` with queries turned for i
 `attend_fused` does the same in one call of PyTorch's fused attention: the heads of the parts are laid side by side
 (queries [q1 q2], keys [k1 0] and [0 k2]), so that each key meets only the queries that were turned for it.
 
-`sink_window` is the attention of all that keep the first and the last tokens.
+`sink_window` is the attention of all that keep the first and the last tokens, a `Window`.
 
 Shapes: B batch, H query heads, G key-value heads, T new tokens, S keys of a part, D head size.
 """
@@ -36,6 +36,19 @@ class Part:
     keys: Tensor
     values: Tensor
     mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a token attends to that keeps the last `tokens` tokens, each at its true distance, and the first of the stream.
+
+    `place_sinks(queries [T], sinks [S])` is given positions in the stream and returns those at which the queries and the
+    sinks that left the window are to stand, and a bound above them; what it returns is the same for all later queries.
+    """
+
+    tokens: int
+    num_sinks: int = 0
+    place_sinks: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, int]] | None = None
 
 
 def logits(part: Part, scaling: float, softcap: float | None = None) -> Tensor:
@@ -134,46 +147,38 @@ def tail(x: Tensor, length: int) -> Tensor:
     return x if x.shape[2] <= length else x[:, :, x.shape[2] - length :].clone()
 
 
-def sink_window(
-    layer: Layer,
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    window: int,
-    num_sinks: int = 0,
-    place_sinks: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, int]] | None = None,
-) -> Tensor:
-    """Attention to the last `window` tokens, each at its true distance, and to the first `num_sinks` of the stream.
+def sink_window(layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, window: Window) -> Tensor:
+    """Attention to a window and to the sinks that have left it.
 
-    `place_sinks(queries [T], sinks [S])` is given positions in the stream and returns those at which the queries and
-    the sinks that left the window are to stand, and a bound above them. Keeps `window_keys`, `window_values`,
-    `sink_keys`, `sink_values` in the layer's state; what a query sees does not depend on how the input is cut into
-    chunks. Queries [B, H, T, D], keys and values [B, G, T, D], all unrotated; returns [B, H, T, D].
+    Keeps `window_keys`, `window_values`, `sink_keys`, `sink_values` in the layer's state; what a query sees does not
+    depend on how the input is cut into chunks. Queries [B, H, T, D], keys and values [B, G, T, D], all unrotated; returns
+    [B, H, T, D].
     """
+    num_sinks, length = window.num_sinks, window.tokens
     state, T, seen, device = layer.state, keys.shape[2], layer.num_read, keys.device
     if num_sinks and seen < num_sinks:
         for name, new in (("sink_keys", keys), ("sink_values", values)):
             first = new[:, :, : num_sinks - seen].clone()
             state[name] = torch.cat([state[name], first], dim=2) if name in state else first
     if "window_keys" in state:
-        keys = torch.cat([state["window_keys"], keys], dim=2)[:, :, -(window + T - 1) :]  # what the first query sees
-        values = torch.cat([state["window_values"], values], dim=2)[:, :, -(window + T - 1) :]
+        keys = torch.cat([state["window_keys"], keys], dim=2)[:, :, -(length + T - 1) :]  # what the first query sees
+        values = torch.cat([state["window_values"], values], dim=2)[:, :, -(length + T - 1) :]
     S = keys.shape[2]
     places = torch.arange(S, device=device)
     turned = layer.rotate(queries, places[S - T :], S)
-    near = band(T, S, window, device) if T > 1 else None
+    near = band(T, S, length, device) if T > 1 else None
     parts = [Part(turned, layer.rotate(keys, places, S), values, near)]
-    if place_sinks is not None and num_sinks and seen + T > window:
+    if window.place_sinks is not None and num_sinks and seen + T > length:
         stream = torch.arange(seen, seen + T, device=device)
         sinks = torch.arange(state["sink_keys"].shape[2], device=device)
-        at_query, at_sink, length = place_sinks(stream, sinks)
+        at_query, at_sink, bound = window.place_sinks(stream, sinks)
         parts.append(
             Part(
-                layer.rotate(queries, at_query, length),
-                layer.rotate(state["sink_keys"], at_sink, length),
+                layer.rotate(queries, at_query, bound),
+                layer.rotate(state["sink_keys"], at_sink, bound),
                 state["sink_values"],
-                stream[:, None] - sinks >= window if seen - len(sinks) < window - 1 else None,
+                stream[:, None] - sinks >= length if seen - len(sinks) < length - 1 else None,
             )
         )
-    state["window_keys"], state["window_values"] = tail(keys, window), tail(values, window)
+    state["window_keys"], state["window_values"] = tail(keys, length), tail(values, length)
     return attend_fused(parts, layer)

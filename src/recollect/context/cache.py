@@ -25,6 +25,7 @@ from recollect.errors import Conflict, InvalidInput, NotFound, Unavailable
 if TYPE_CHECKING:
     from recollect.context.attention import Part
     from recollect.context.policy import ContextMemory
+    from recollect.context.ring import Ring
     from recollect.context.rotary import Rotate
 
 HOST = "host_"  # prefix of the names of tensors that lie in host memory
@@ -157,10 +158,24 @@ class MemoryCache(Cache):
         self.policy = policy
         self.num_layers = num_layers
         self.shape = shape  # (key-value heads, head size) of the model that wrote it
-        self.units: list[Unit] = []
+        self.ring: Ring | None = None  # which holds the newest state while tokens are decoded one by one
+        self._units: list[Unit] = []
         self.num_seen = 0  # columns, padding included
         self.num_rows = 0
         self.unread: Tensor | None = None  # [B, n] tokens that were generated and not yet read
+
+    @property
+    def units(self) -> list[Unit]:
+        """The units; a look at them ends decoding in place, so that they are what was read."""
+        if self.ring is not None:
+            self.ring.settle()
+        return self._units
+
+    @units.setter
+    def units(self, units: list[Unit]) -> None:
+        if self.ring is not None:
+            self.ring.settle()
+        self._units = units
 
     def open(self, num_rows: int) -> None:
         """Make room for a batch of `num_rows` streams."""
@@ -234,8 +249,9 @@ class MemoryCache(Cache):
 
     def copy(self) -> MemoryCache:
         """A copy that shares nothing with this one."""
+        units = [unit.mapped(list(unit.rows), Tensor.clone) for unit in self.units]
         other = copy.copy(self)
-        other.units = [unit.mapped(list(unit.rows), Tensor.clone) for unit in self.units]
+        other.units = units
         return other
 
     def save(self, path: str | Path) -> None:

@@ -19,7 +19,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from recollect.context.attention import sink_window
+from recollect.context.attention import Window, sink_window
 from recollect.context.cache import Layer
 from recollect.context.policy import ContextMemory
 
@@ -41,11 +41,15 @@ class LMInfinite(ContextMemory):
         num_sinks = min(10, attended_tokens // 4)
         return cls(num_sink_tokens=num_sinks, window_tokens=attended_tokens - num_sinks)
 
-    def attend(self, layer: Layer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def window(self) -> Window:
         """Sinks stand at 0 and every query that has left them behind at the largest distance."""
         cap = self.window_tokens - 1
 
         def place_sinks(stream: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor, int]:
             return torch.full_like(stream, cap), torch.zeros_like(sinks), cap + 1
 
-        return sink_window(layer, queries, keys, values, self.window_tokens, self.num_sink_tokens, place_sinks)
+        return Window(self.window_tokens, self.num_sink_tokens, place_sinks)
+
+    def attend(self, layer: Layer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Attention to the window."""
+        return sink_window(layer, queries, keys, values, self.window())

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from recollect.context.attach import Attached
+    from recollect.context.attention import Window
     from recollect.context.cache import Layer, Unit
 
 
@@ -69,6 +70,10 @@ class ContextMemory:
         Queries [B, H, T, D], keys and values [B, G, T, D] are unrotated. Rows hold no padding.
         """
         raise NotImplementedError
+
+    def window(self) -> Window | None:
+        """The window that is all a token attends to, for a policy that has one: decoding then runs in place (ring.py)."""
+        return None
 
     def begin_turn(self, unit: Unit) -> None:
         """Called before an input of more than one token is read."""

@@ -22,14 +22,17 @@ Rotate = Callable[[Tensor, Tensor, int], Tensor]
 
 
 class Unrotated(nn.Module):
-    """Stands for a model's `rotary_emb`: cosines of 1 and sines of 0, [1, S, R]."""
+    """Stands for a model's `rotary_emb`: cosines of 1 and sines of 0, [1, S, R], or the `angles` that were set."""
 
     def __init__(self, width: int):
         super().__init__()
         self.width = width
+        self.angles: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor, position_ids: Tensor | None = None, layer_type: str | None = None):
-        """(cosines, sines) that leave queries and keys as they are."""
+        """(cosines, sines) that leave queries and keys as they are, unless others were set."""
+        if self.angles is not None:
+            return self.angles
         shape = (1, x.shape[1], self.width)
         return x.new_ones(shape), x.new_zeros(shape)
 
@@ -46,6 +49,10 @@ class Rotary:
         """The function `rotate(x, positions, length)` for layers of this type (None: the model knows only one)."""
         return partial(self.rotate, layer_type=layer_type)
 
+    def is_fixed(self, layer_type: str | None) -> bool:
+        """Whether the angles are those of the place alone, however long the input is."""
+        return self._trained_length(layer_type) is None
+
     def width(self, layer_type: str | None = None) -> int:
         """R: how much of the head is turned."""
         return self._compute(torch.zeros(1), 1, layer_type)[0].shape[-1]
@@ -56,8 +63,20 @@ class Rotary:
         Scalings that depend on the length of the input (dynamic, LongRoPE) see `length`, so queries and keys that meet
         must be given the same one.
         """
+        return self._turned(x, *self.angles(x, positions, length, layer_type))
+
+    def rotate_back(self, x: Tensor, positions: Tensor, length: int, layer_type: str | None = None) -> Tensor:
+        """What `rotate` made `x` [B, H, S, D] of, up to rounding."""
+        cos, sin = self.angles(x, positions, length, layer_type)
+        scale = cos * cos + sin * sin  # not 1 where a scaling stretches the vectors too
+        return self._turned(x, cos / scale, -sin / scale)
+
+    def angles(self, x: Tensor, positions: Tensor, length: int, layer_type: str | None = None) -> tuple[Tensor, Tensor]:
+        """(cosines, sines) [1, S, R] of `positions` [S], each from 0 to `length` - 1, in the type of `x`."""
         cos, sin = self._table(x, length, layer_type)
-        cos, sin = cos[positions][None], sin[positions][None]  # [1, S, R]
+        return cos[positions][None], sin[positions][None]
+
+    def _turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         width = cos.shape[-1]
         turned, _ = self.apply(x[..., :width], x[:, :0, :, :width], cos, sin)
         return turned if width == x.shape[-1] else torch.cat([turned, x[..., width:]], dim=-1)

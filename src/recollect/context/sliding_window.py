@@ -14,7 +14,7 @@ from typing import Self
 
 from torch import Tensor
 
-from recollect.context.attention import sink_window
+from recollect.context.attention import Window, sink_window
 from recollect.context.cache import Layer
 from recollect.context.policy import ContextMemory
 
@@ -34,6 +34,10 @@ class SlidingWindow(ContextMemory):
         """All of it window."""
         return cls(window_tokens=attended_tokens)
 
+    def window(self) -> Window:
+        """The last tokens."""
+        return Window(self.window_tokens)
+
     def attend(self, layer: Layer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """The last tokens, each at its true distance."""
-        return sink_window(layer, queries, keys, values, self.window_tokens)
+        """Attention to the window."""
+        return sink_window(layer, queries, keys, values, self.window())

@@ -16,7 +16,7 @@ from typing import Self
 
 from torch import Tensor
 
-from recollect.context.attention import sink_window
+from recollect.context.attention import Window, sink_window
 from recollect.context.cache import Layer
 from recollect.context.policy import ContextMemory
 
@@ -38,11 +38,15 @@ class StreamingLLM(ContextMemory):
         num_sinks = min(4, attended_tokens // 4)
         return cls(num_sink_tokens=num_sinks, window_tokens=attended_tokens - num_sinks)
 
-    def attend(self, layer: Layer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def window(self) -> Window:
         """Sinks keep their positions; the query that has left them behind stands at the end of the cache."""
         last = self.num_sink_tokens + self.window_tokens - 1
 
         def place_sinks(stream: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor, int]:
             return stream.clamp(max=last), sinks, last + 1
 
-        return sink_window(layer, queries, keys, values, self.window_tokens, self.num_sink_tokens, place_sinks)
+        return Window(self.window_tokens, self.num_sink_tokens, place_sinks)
+
+    def attend(self, layer: Layer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Attention to the window."""
+        return sink_window(layer, queries, keys, values, self.window())
