@@ -169,7 +169,7 @@ def edit(
     edits: Annotated[Path, typer.Argument(help='JSONL of {"prompt", "target", "paraphrases", "unrelated"}.')],
     model: Model,
     file: Annotated[Path, typer.Option("--out", help="Write the edits here; those that are there are kept.")],
-    rate: Annotated[float, typer.Option(help="Learning rate, in units of the activations.")] = 1.0,
+    rate: Annotated[float, typer.Option(help="Learning rate, in units of the activations.")] = 10.0,
     steps: Annotated[int, typer.Option(min=1, help="Most steps an edit.")] = 70,
     prefixes: Annotated[int, typer.Option(min=0, help="Texts that an edit is also learned behind.")] = 10,
     undo: Annotated[
