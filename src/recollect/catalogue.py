@@ -196,6 +196,16 @@ SYSTEMS: tuple[System, ...] = (
         claim="recollect.claims.longmem",
     ),
     System(
+        key="hmt",
+        name="HMT",
+        paper="HMT: Hierarchical Memory Transformer for Efficient Long Context Language Processing",
+        arxiv="2405.06067",
+        year=2024,
+        home="state",
+        target="recollect.state.hmt:HMT",
+        claim="recollect.claims.hmt",
+    ),
+    System(
         key="locomo",
         name="LoCoMo",
         paper="Evaluating Very Long-Term Conversational Memory of LLM Agents",

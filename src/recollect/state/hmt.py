@@ -90,6 +90,7 @@ class HMT(nn.Module):
         self.first = nn.Parameter(torch.randn(E, **like) * spread)  # M0: what an empty memory recalls
         self.query = nn.Linear(E, size, bias=False, **like)
         self.key = nn.Linear(E, size, bias=False, **like)
+        self.key.load_state_dict(self.query.state_dict())  # alike at first, so that recall begins by likeness
 
     @classmethod
     def from_backbone(cls, model: Any, **settings: Any) -> HMT:
