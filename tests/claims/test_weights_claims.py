@@ -1,0 +1,82 @@
+"""The rules of the claims of the weights home decide both ways, on made rows."""
+
+from __future__ import annotations
+
+import pytest
+
+from recollect.claims.claim import Row, load
+
+HOLDS: dict[str, dict[str, dict[str, float]]] = {
+    "rehearsal-free": {
+        "nothing but the local loss": {"accuracy": 0.2},
+        "prediction": {"accuracy": 0.3},
+        "prediction + L2": {"accuracy": 0.4},
+        "prediction + EWC": {"accuracy": 0.38},
+        "prediction + features": {"accuracy": 0.41},
+        "prediction + L2, attention only": {"accuracy": 0.4},
+        "digits: loss over all classes": {"accuracy": 0.2},
+        "digits: local loss": {"accuracy": 0.5},
+    },
+    "refresh": {
+        "DER++, refresh": {"accuracy": 0.8, "p": 0.01},
+        "DER++, random direction": {"accuracy": 0.78},
+        "DER++, reversed direction": {"accuracy": 0.78},
+    },
+    "cl-thesis": {
+        "nothing": {"accuracy": 0.2},
+        "local loss": {"accuracy": 0.35},
+        "MAS": {"accuracy": 0.5},
+        "task-free MAS": {"accuracy": 0.46, "plateaus": 5.0},
+        "replay": {"accuracy": 0.5, "BWT": -0.5},
+        "MIR": {"accuracy": 0.55, "BWT": -0.4},
+        "replay, tasks 10:1": {"accuracy": 0.4},
+        "GSS, tasks 10:1": {"accuracy": 0.45},
+        "Expert Gate": {"accuracy": 0.6, "routed right": 0.9},
+    },
+    "scole": {
+        "SGD": {"after 20": 0.3, "after 50": 0.6, "after 500": 0.95},
+        "Adam": {"after 500": 0.95},
+        "SGD, masked": {"after 20": 0.5, "after 50": 0.7},
+        "SGD, momentum 0.9": {"after 500": 0.1},
+        "five disjoint tasks, once": {"after 500": 0.2},
+    },
+}
+BREAKS = [  # key, row, what it is instead
+    ("rehearsal-free", "prediction + EWC", {"accuracy": 0.4}),
+    ("rehearsal-free", "prediction + L2", {"accuracy": 0.43}),
+    ("rehearsal-free", "prediction", {"accuracy": 0.36}),
+    ("rehearsal-free", "digits: local loss", {"accuracy": 0.4}),
+    ("refresh", "DER++, refresh", {"p": 0.06}),
+    ("refresh", "DER++, random direction", {"accuracy": 0.8}),
+    ("refresh", "DER++, reversed direction", {"accuracy": 0.81}),
+    ("cl-thesis", "nothing", {"accuracy": 0.35}),
+    ("cl-thesis", "MAS", {"accuracy": 0.39}),
+    ("cl-thesis", "task-free MAS", {"accuracy": 0.4}),
+    ("cl-thesis", "task-free MAS", {"plateaus": 9.0}),
+    ("cl-thesis", "MIR", {"accuracy": 0.49}),
+    ("cl-thesis", "MIR", {"BWT": -0.6}),
+    ("cl-thesis", "GSS, tasks 10:1", {"accuracy": 0.4}),
+    ("cl-thesis", "Expert Gate", {"routed right": 0.7}),
+    ("scole", "SGD", {"after 500": 0.9}),
+    ("scole", "Adam", {"after 500": 0.85}),
+    ("scole", "SGD, masked", {"after 50": 0.5}),
+    ("scole", "SGD, momentum 0.9", {"after 500": 0.7}),
+    ("scole", "five disjoint tasks, once", {"after 500": 0.4}),
+]
+
+
+def rows_of(key: str, name: str = "", values: dict[str, float] | None = None) -> dict[str, Row]:
+    rows = {each: Row(each, "baseline", figures) for each, figures in HOLDS[key].items()}
+    if values is not None:
+        rows[name] = Row(name, "baseline", {**HOLDS[key][name], **values})
+    return rows
+
+
+@pytest.mark.parametrize("key", HOLDS)
+def test_a_claim_holds_where_its_rule_is_met(key):
+    assert load(key).decide(rows_of(key))
+
+
+@pytest.mark.parametrize(("key", "name", "values"), BREAKS)
+def test_and_fails_where_one_part_of_it_is_not(key, name, values):
+    assert not load(key).decide(rows_of(key, name, values))
