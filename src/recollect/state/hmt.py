@@ -9,8 +9,9 @@ output is its summary. Without `recall`, P is the previous summary: the recurren
 Paper: HMT: Hierarchical Memory Transformer for Efficient Long Context Language Processing, arXiv:2405.06067 (2024), section 3;
 released code where it says more (no value nor output projection in the recall).
 Differs: gradients end where `bptt_segments` say, which the released code does not do; the scale of the recall is the same in
-training and generation; its queries and keys begin alike; padding never enters a summary. The paper's query sees the first half of the segment whose tokens
-are then predicted; `recall_from="sensory"` asks with the previous segment's end instead, and no prediction sees itself.
+training and generation; its queries and keys begin alike; padding never enters a summary. The paper's query sees the first
+half of the segment whose tokens are then predicted; `recall_from="sensory"` asks with the previous segment's end instead, and
+no prediction sees itself.
 Cost: `memory_segments` vectors and `sensory_tokens` numbers a row; about 1.5 passes of the decoder over each segment.
 
 Shapes: B rows, T tokens of a call, L tokens of a segment, k sensory tokens, c summaries held, E width, V vocabulary.
