@@ -16,7 +16,6 @@ from recollect.weights.i_lora import ILoRA, parameters, path, placed
 from recollect.weights.learner import Learner
 from recollect.weights.lora import adapted
 from recollect.weights.method import Method
-from recollect.weights.metrics import Scores
 from recollect.weights.recipes import exact
 from recollect.weights.replay import Replay
 from recollect.weights.streams import Task
@@ -68,11 +67,11 @@ def _run(
         score=exact,
         seed=seed,
     )
-    scored, adapters = [], []
+    adapters = []
     for task in tasks:
-        scored.append(learner.learn(task))
+        learner.learn(task)
         adapters.append(parameters(model))
-    scores = Scores.of([task.name for task in tasks], scored)
+    scores = learner.report()
     new = mean(scores.get(number, number) for number in range(len(tasks)))
     return {"accuracy": scores.accuracy(), "new task": new, "forgetting": scores.forgetting()}, adapters
 

@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 
-from recollect.benchmarks.languages import Topics, run_stream, topic_reader
+from recollect.benchmarks.languages import Topics, topic_reader
 from recollect.benchmarks.real_data import checkpoint, classification_stream
 from recollect.claims.claim import Claim, Progress, Row, Setting
 from recollect.weights.delta import Delta, snapshot
 from recollect.weights.learner import Learner
 from recollect.weights.method import Method
-from recollect.weights.metrics import Scores
 from recollect.weights.migu import MIGU, diagnose
 from recollect.weights.recipes import exact
 from recollect.weights.streams import Task
@@ -60,7 +59,9 @@ def _run(model: Any, tasks: Sequence[Task], method: Method | None, seed: int, fu
         score=exact,
         seed=seed,
     )
-    scores = Scores.of([task.name for task in tasks], run_stream(learner, tasks))
+    for task in tasks:
+        learner.learn(task)
+    scores = learner.report()
     new = mean(scores.get(number, number) for number in range(len(tasks)))
     return {"accuracy": scores.accuracy(), "new task": new, "forgetting": scores.forgetting()}
 
