@@ -52,8 +52,9 @@ BATCH = 32
 def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
     """Loss on the old and on the new corpus at the end of each arm, over seeds."""
     found: dict[str, list[dict[str, float]]] = {}
-    for seed in range(setting.seed, setting.seed + 3):
-        for name, values in (_real if setting.scale == "full" else _made)(setting, seed, progress).items():
+    full = setting.scale == "full"
+    for seed in range(setting.seed, setting.seed + (2 if full else 3)):
+        for name, values in (_real if full else _made)(setting, seed, progress).items():
             found.setdefault(name, []).append(values)
     return [
         Row(name, "system" if name in (SYSTEM, INFINITE) else "baseline", _over(runs)) for name, runs in found.items()

@@ -24,7 +24,7 @@ def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
     """Recognition and recall by exposures and by updates afterwards, over seeds."""
     full = setting.scale == "full"
     found: dict[str, list[dict[str, float]]] = {}
-    for seed in range(setting.seed, setting.seed + 3):
+    for seed in range(setting.seed, setting.seed + (2 if full else 3)):
         model, tokenizer, stream = (_real if full else _made)(setting, progress)
         for kind in (SENTENCES, WORDS, LETTERS):
             progress(f"seed {seed}: {kind}")

@@ -62,7 +62,7 @@ def _run(
         [method] if method else [],
         optimizer=partial(torch.optim.AdamW, lr=1e-3 if full else 1e-2, weight_decay=0.0),
         batch_rows=16,
-        num_steps=100 if full else 60,
+        num_steps=80 if full else 60,
         clip_norm=1.0,
         score=exact,
         seed=seed,

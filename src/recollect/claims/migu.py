@@ -54,7 +54,7 @@ def _run(model: Any, tasks: Sequence[Task], method: Method | None, seed: int, fu
         [method] if method else [],
         optimizer=optimizer,
         batch_rows=32 if full else 16,
-        num_steps=120 if full else 60,
+        num_steps=80 if full else 60,
         clip_norm=1.0,
         score=exact,
         seed=seed,

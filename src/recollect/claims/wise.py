@@ -30,7 +30,7 @@ SYSTEM, TUNED, CODEBOOK, UNROUTED = (
 SHARDED, AVERAGED = "WISE, 2 groups merged by ties", "WISE, 2 groups merged by the mean"
 UNTOUCHED = "not edited"
 MEASURES = ("reliability", "generalisation", "locality", "average")
-REAL = {"num_steps": 30}  # an edit, so that 500 take minutes
+REAL = {"num_steps": 30}  # an edit, so that 400 take minutes
 TINY = {"num_steps": 150, "num_prefixes": 0, "mask_ratio": 0.5, "learning_rate": 50.0}
 
 
@@ -71,7 +71,7 @@ def _made(setting: Setting, seed: int, progress: Progress, num_edits: int = 40) 
     return model, tokenizer, edits, Unchanged.of(model, tokenizer, [world.prompts(fact)[0] for fact in rest], 1)
 
 
-def _real(setting: Setting, seed: int, num_edits: int = 500) -> World:
+def _real(setting: Setting, seed: int, num_edits: int = 400) -> World:
     model, tokenizer = checkpoint(setting, "float32")
     texts = novels(setting, "test")
     rng = Random(f"passages {seed}")
@@ -254,7 +254,7 @@ CLAIM = Claim(
     "fine-tuning with EWC 0.76, 0.69, 0.08 (table 1), by teacher forcing.",
     experiment="A tiny decoder (2 layers, width 64) is taught 400 made facts in three ways of saying; 40 are edited in sequence in one "
     "way, three seeds. All measures by generation with the final model: the edited facts as edited, in the two other ways, and "
-    "200 other facts. At full scale 500 facts about made people are edited into the model given by --data, with passages "
+    "200 other facts. At full scale 400 facts about made people are edited into the model given by --data, with passages "
     "of novels and other people as what must not change. `average@N`: after N edits; spread: of the average, over seeds.",
     rule="WISE has the best average against fine-tuning the layer and the codebook, its locality is at least 0.95, and its "
     "generalisation is at least 0.2 above the codebook's.",
