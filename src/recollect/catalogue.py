@@ -266,6 +266,16 @@ SYSTEMS: tuple[System, ...] = (
         claim="recollect.claims.scole",
     ),
     System(
+        key="pmi",
+        name="PMI",
+        paper="A Framework for Inference Inspired by Human Memory Mechanisms",
+        arxiv="2310.09297",
+        year=2023,
+        home="state",
+        target="recollect.state.pmi:PMI",
+        claim="recollect.claims.pmi",
+    ),
+    System(
         key="mos",
         name="MOS",
         paper="MOS: Model Surgery for Pre-Trained Model-Based Class-Incremental Learning",
