@@ -12,9 +12,9 @@ import torch
 from recollect.benchmarks.languages import Topics, topic_reader
 from recollect.benchmarks.real_data import checkpoint, classification_stream
 from recollect.claims.claim import Claim, Progress, Row, Setting
-from recollect.weights.lora import adapted
 from recollect.weights.i_lora import ILoRA, parameters, path, placed
 from recollect.weights.learner import Learner
+from recollect.weights.lora import adapted
 from recollect.weights.method import Method
 from recollect.weights.metrics import Scores
 from recollect.weights.replay import Replay
