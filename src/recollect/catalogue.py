@@ -226,6 +226,16 @@ SYSTEMS: tuple[System, ...] = (
         claim="recollect.claims.lssl",
     ),
     System(
+        key="pmi",
+        name="PMI",
+        paper="A Framework for Inference Inspired by Human Memory Mechanisms",
+        arxiv="2310.09297",
+        year=2023,
+        home="state",
+        target="recollect.state.pmi:PMI",
+        claim="recollect.claims.pmi",
+    ),
+    System(
         key="rehearsal-free",
         name="Rehearsal-free regularisers",
         paper="A Closer Look at Rehearsal-Free Continual Learning",
