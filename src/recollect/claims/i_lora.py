@@ -32,6 +32,7 @@ def _arms(capacity: int) -> dict[str, Method | None]:
         SYSTEM: ILoRA(capacity=capacity),
         "I-LoRA, fast": ILoRA(capacity=capacity, answers="fast"),
         "I-LoRA, retention 0.25": ILoRA(capacity=capacity, retention=0.25),
+        "I-LoRA, retention 0.9": ILoRA(capacity=capacity, retention=0.9),
     }
 
 
