@@ -110,10 +110,8 @@ def measure(setup: Setup, spec: Mapping[str, Any], device: str) -> dict[str, Any
     try:
         model = fit(task, blocks, setup.dim, plan, setup.batch_rows, device, lambda step, of, what: seen.append(what))
         accuracy = score(model, task, 512, setup.batch_rows)
-    except InvalidInput as error:
-        if not str(error).startswith("learning_rate"):
-            raise
-        return {**spec, "why_not": str(error), "seconds": round(time.perf_counter() - began, 1)}
+    except (InvalidInput, torch.OutOfMemoryError) as error:
+        return {**spec, "why_not": str(error)[:200], "seconds": round(time.perf_counter() - began, 1)}
     tokens = task.make(1, 0)[0].shape[1]
     return {
         **spec,
