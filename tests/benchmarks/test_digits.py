@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recollect.benchmarks.digits import Perceptron, load_digits, make_glyphs, noisy_prototypes, pretrain, small_vit
+from recollect.benchmarks.digits import (
+    STYLES,
+    Perceptron,
+    ResidualNet,
+    load_digits,
+    make_glyphs,
+    noisy_prototypes,
+    pretrain,
+    small_vit,
+)
 
 
 def test_the_digits_are_split_once_and_for_all():
@@ -59,3 +68,14 @@ def test_pretraining_learns():
     assert not model.training
     with torch.no_grad():
         assert (model(data.tensors[0]).argmax(1) == data.tensors[1]).float().mean() > 0.9
+
+
+def test_styles_keep_the_shape_and_change_the_pictures():
+    pictures = make_glyphs(2, 3).tensors[0]
+    for name, style in STYLES.items():
+        changed = style(pictures)
+        assert changed.shape == pictures.shape
+        assert torch.equal(changed, pictures) is (name == "plain")
+        assert float(changed.min()) >= 0
+        assert float(changed.max()) <= 1
+    assert ResidualNet(width=4, parts=(1, 2), classes=3)(pictures).shape == (6, 3)

@@ -40,6 +40,27 @@ HOLDS: dict[str, dict[str, dict[str, float]]] = {
         "SGD, momentum 0.9": {"after 500": 0.1},
         "five disjoint tasks, once": {"after 500": 0.2},
     },
+    "mos": {
+        "MOS": {"accuracy": 0.7, "adapter right at first": 0.7, "adapter right": 0.75},
+        "one adapter, task after task": {"accuracy": 0.4},
+        "class means of frozen features": {"accuracy": 0.65},
+        "MOS, head not aligned": {"accuracy": 0.5},
+    },
+    "ecotta": {
+        "EcoTTA": {
+            "error, round 1": 0.3,
+            "error, last round": 0.3,
+            "clean before": 0.98,
+            "clean after": 0.97,
+            "MB, 8 blocks": 4.0,
+        },
+        "TENT": {"error, round 1": 0.32, "error, last round": 0.32, "MB, 8 blocks": 9.0},
+        "EcoTTA, nothing holds it (strength 0)": {"error, round 1": 0.3, "error, last round": 0.35},
+    },
+    "prompttpp": {
+        "PromptTPP": {"nats": 1.4, "forgotten": 0.2, "at a return": 1.5},
+        "no pool, task after task": {"nats": 1.5, "forgotten": 0.3, "at a return": 1.6},
+    },
 }
 BREAKS = [  # key, row, what it is instead
     ("rehearsal-free", "prediction + EWC", {"accuracy": 0.4}),
@@ -62,6 +83,18 @@ BREAKS = [  # key, row, what it is instead
     ("scole", "SGD, masked", {"after 50": 0.5}),
     ("scole", "SGD, momentum 0.9", {"after 500": 0.7}),
     ("scole", "five disjoint tasks, once", {"after 500": 0.4}),
+    ("mos", "one adapter, task after task", {"accuracy": 0.55}),
+    ("mos", "class means of frozen features", {"accuracy": 0.7}),
+    ("mos", "MOS, head not aligned", {"accuracy": 0.75}),
+    ("mos", "MOS", {"adapter right": 0.7}),
+    ("ecotta", "TENT", {"error, round 1": 0.29}),
+    ("ecotta", "TENT", {"MB, 8 blocks": 7.0}),
+    ("ecotta", "EcoTTA", {"error, last round": 0.32}),
+    ("ecotta", "EcoTTA", {"clean after": 0.95}),
+    ("ecotta", "EcoTTA, nothing holds it (strength 0)", {"error, last round": 0.305}),
+    ("prompttpp", "PromptTPP", {"nats": 1.5}),
+    ("prompttpp", "PromptTPP", {"forgotten": 0.35}),
+    ("prompttpp", "PromptTPP", {"at a return": 1.7}),
 ]
 
 

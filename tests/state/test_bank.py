@@ -119,6 +119,27 @@ def test_a_row_without_memory_reads_nothing():
     assert bank.written == [34, 4]
 
 
+@pytest.mark.parametrize("search", ["exact", pytest.param("usearch", marks=needs_usearch)])
+@pytest.mark.parametrize(("start", "stop", "gone"), [(9, 10, 4), (6, 13, 12), (29, 30, 2), (0, 99, 30), (5, 5, 0)])
+def test_what_is_forgotten_is_erased_with_its_chunk(search, start, stop, gone):
+    bank, keys, values = filled(30, rows=1, search=search)
+    assert bank.forget(0, start, stop) == gone
+    left = [token for token in range(30) if not (gone and start // 4 <= token // 4 <= (stop - 1) // 4)]
+    assert len(bank) == len(left) == 30 - gone
+    erased = sorted(set(range(30)) - set(left))
+    assert not bank.keys[0].flatten(1, 2)[:, erased].any()
+    queries = made(1, 5, heads=H, seed=2)
+    if left:
+        shared = (each[:, :, left].repeat_interleave(H // G, dim=1) for each in (keys, values))
+        k, v = shared
+        expected = torch.softmax(queries @ k.transpose(-1, -2) * 0.3, dim=-1) @ v
+        torch.testing.assert_close(bank.attend(queries, 8, 0.3)[0], expected, atol=1e-5, rtol=1e-5)
+    else:
+        assert bank.held(1).tolist() == [False]
+    bank.add(made(1, 3, seed=5), made(1, 3, seed=6))
+    assert len(bank) == len(left) + 3
+
+
 def test_one_row_may_be_read_by_many_but_not_written_by_them():
     bank, keys, values = filled(rows=1)
     queries = made(3, 5, heads=H, seed=2)

@@ -125,9 +125,10 @@ def test_a_stream_in_pieces_equals_one_at_once(family, overlap):
     assert_equal(logits(model, ids[:, 22:]), whole[:, 22:])
 
 
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3"])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_padded_batch_equals_its_rows(side):
-    model = make(overlap_tokens=2)
+def test_a_padded_batch_equals_its_rows(side, family):
+    model = make(family, overlap_tokens=2)
     lengths = (31, 9, 20)
     rows = [tokens(1, length, seed=length) for length in lengths]
     batch, mask = torch.zeros(3, 31, dtype=torch.long), torch.zeros(3, 31, dtype=torch.long)

@@ -157,3 +157,37 @@ STYLES = {  # changes of pictures [N, 1, 8, 8], for domains and for corruptions;
     "thick": lambda x: F.max_pool2d(x, 3, stride=1, padding=1),
     "turned": lambda x: torch.rot90(x, 1, dims=(-2, -1)),
 }
+
+
+class Block(nn.Module):
+    """A residual block of two 3x3 convolutions with batch norms."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(2))
+        self.norm_first, self.norm_second = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, width, 8, 8] to the same."""
+        return F.relu(x + self.norm_second(self.second(F.relu(self.norm_first(self.first(x))))))
+
+
+class ResidualNet(nn.Module):
+    """A classifier of pictures: a stem, parts of so many residual blocks each, a mean over places, a linear head."""
+
+    def __init__(
+        self, width: int = 16, parts: tuple[int, ...] = (1, 1, 1, 1), classes: int = 10, seed: int = 0
+    ) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.stem = nn.Conv2d(1, width, 3, padding=1)
+            self.parts = nn.ModuleList([nn.Sequential(*[Block(width) for _ in range(each)]) for each in parts])
+            self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, classes]."""
+        x = F.relu(self.stem(x))
+        for part in self.parts:
+            x = part(x)
+        return self.head(x.mean((-2, -1)))

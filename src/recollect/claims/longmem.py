@@ -49,7 +49,7 @@ class Size:
 
 
 SMALL = Size(128, 1024, 2, 16, 8, 150, 1e-3, num_seeds=2)
-FULL = Size(1024, 16384, 4, 64, 16, 500, 5e-4, num_texts=7, text_tokens=65536, num_train=84, num_lessons=50)
+FULL = Size(1024, 16384, 4, 64, 16, 500, 5e-4, num_texts=7, text_tokens=65536, num_train=48, num_lessons=50)
 
 
 @dataclass
@@ -90,7 +90,7 @@ def _texts(setting: Setting, size: Size, backbone: Any, tokenizer: Any, seed: in
         train = [text for _, text in novels(setting.data, "train")][: size.num_train]
         tests = [text for _, text in novels(setting.data, "test")][: size.num_texts]
         raw = getattr(tokenizer, "backend_tokenizer", tokenizer)
-        encoded = raw.encode_batch(train, add_special_tokens=False)
+        encoded = raw.encode_batch_fast(train, add_special_tokens=False)
         measured = raw.encode_batch(tests, add_special_tokens=False)
         length = min(size.text_tokens, *(len(each.ids) for each in measured))
         marks = [

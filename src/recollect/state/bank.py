@@ -97,6 +97,26 @@ class MemoryBank:
             if self._graphs is not None:
                 self._graphs.clear(row)
 
+    def forget(self, row: int, start: int, stop: int) -> int:
+        """Erase every chunk of a row that holds some of the tokens `start` to `stop` - 1 of its stream, as counted by
+        `positions`; returns how many tokens are gone. What is written afterwards begins a new chunk."""
+        if self.keys is None or stop <= start:
+            return 0
+        P, C = self.chunk_tokens, self.keys.shape[2]
+        last = -(-self.written[row] // P)
+        chunks = torch.arange(max(start // P, last - C, 0), min(-(-stop // P), last), device=self.filled.device)
+        slots = chunks % C
+        gone = int(self.filled[row, slots].sum())
+        self.filled[row, slots] = 0
+        for name in ("keys", "values", "means"):
+            part = getattr(self, name)
+            part[row][:, slots.to(part.device)] = 0
+        if self._graphs is not None:
+            self._graphs.drop(row, slots)
+        if len(chunks) and chunks[-1] == last - 1:
+            self.written[row] = last * P
+        return gone
+
     def add(self, keys: Tensor, values: Tensor, keep: Tensor | None = None) -> None:
         """Append tokens: keys and values [B, G, T, D], not rotated; `keep` [B, T] is False at what is passed over.
 
@@ -285,6 +305,12 @@ class _Graphs:
     def clear(self, row: int | None) -> None:
         """Drop the graphs of a row, or all (None)."""
         self._graphs = {} if row is None else {at: graph for at, graph in self._graphs.items() if at[0] != row}
+
+    def drop(self, row: int, slots: Tensor) -> None:
+        """Take the chunks in slots [n] of a row out."""
+        for at, graph in self._graphs.items():
+            if at[0] == row and len(slots):
+                graph.remove(slots.cpu().numpy())
 
     def put(self, row: int, slots: Tensor, means: Tensor) -> None:
         """Place the means [G, n, D] of chunks, over those that were in their slots [n]."""

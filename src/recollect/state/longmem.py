@@ -264,14 +264,14 @@ class LongMem(nn.Module):
 
     def _pass(self, ids: Tensor, mask: Tensor, use_memory: bool) -> Tensor:
         """Logits [B, P, V] of new tokens, which fit into the window, by both networks."""
-        if self.window is None or self.window.cache is None:
+        window = self.window
+        assert window is not None
+        if window.cache is None or _gaps(torch.cat([window.mask, mask], dim=1)):
             self._extend(ids, mask)
             window = self.window
-            assert window is not None
             window.cache = DynamicCache()
             new = window.ids
         else:
-            window = self.window
             new = ids
             window.ids = torch.cat([window.ids, ids], dim=1)
             window.mask = torch.cat([window.mask, mask], dim=1)
@@ -287,6 +287,7 @@ class LongMem(nn.Module):
 
     def _inputs(self, ids: Tensor, window: Tensor) -> dict[str, Any]:
         """The decoder's inputs for tokens [B, P] at the end of a window, whose mask is [B, S]."""
+        window = window | ~window.any(dim=1, keepdim=True)  # a row without tokens shall have something to attend to
         places = (window.cumsum(dim=1) - 1).clamp(min=0)[:, window.shape[1] - ids.shape[1] :]
         return {"input_ids": ids, "attention_mask": None if window.all() else window.long(), "position_ids": places}
 
@@ -368,6 +369,12 @@ class LongMem(nn.Module):
         except RuntimeError:
             raise InvalidInput(f"backbone: the side network in {folder} was made for another.") from None
         return made
+
+
+def _gaps(mask: Tensor) -> bool:
+    """Whether padding stands between tokens of a row, where windows of attention would count it."""
+    count = mask.cumsum(dim=1)
+    return bool((~mask & (count > 0) & (count < count[:, -1:])).any())
 
 
 def _pack(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
