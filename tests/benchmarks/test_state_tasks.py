@@ -15,6 +15,7 @@ from recollect.benchmarks.state_tasks import (
     far_recall,
     fit,
     induction,
+    intersection,
     listops,
     mqar_task,
     score,
@@ -92,6 +93,21 @@ def test_far_recall_asks_every_key_once_after_the_gap():
         assert {row[at]: label[at] for at in (16, 18, 20)} == told
     with pytest.raises(InvalidInput, match="num_pairs: 6 keys of 5"):
         far_recall(6, 1, 12)
+
+
+def test_the_common_token_is_in_both_sets_in_either_order():
+    tokens, labels = intersection(2, 5, 10).make(9, 0)
+    for number, (row, label) in enumerate(zip(tokens.tolist(), labels.tolist(), strict=True)):
+        at = row.index(10)
+        one, two = set(row[:at]), set(row[at + 1 : -2])
+        assert (len(one), len(two)) == ((2, 5) if number % 2 == 0 else (5, 2))
+        assert one & two == {label[-1]}
+        assert row[-2:] == [10, 11]
+    twice, _ = intersection(2, 5, 10, times=2).make(9, 0)
+    assert torch.equal(twice[:, :8], tokens[:, :8])
+    assert torch.equal(twice[:, 8:16], tokens[:, :8])
+    with pytest.raises(InvalidInput, match="vocabulary: 5 tokens do not make sets of 2 and 5"):
+        intersection(2, 5, 5)
 
 
 def test_signals_and_their_targets():

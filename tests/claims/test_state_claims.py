@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from recollect.claims import lssl, rnn_review
+from recollect.claims import jrt_rnn, lssl, mom, rnn_review, titans
 from recollect.claims.claim import Row, load
 
 ROWS = {
@@ -22,6 +22,16 @@ ROWS = {
         lssl.FULL: {"trained rate": 1.0, "half rate": 0.9},
         lssl.GRU: {"trained rate": 1.0, "half rate": 0.1},
     },
+    "titans": {
+        titans.MAC: {"recall": 0.9},
+        titans.FIXED: {"recall": 0.2},
+        titans.WINDOW: {"recall": 0.1},
+    },
+    "mom": {mom.MOM: {"recall": 0.6}, mom.ACTIVE: {"recall": 0.5}, mom.TOTAL: {"recall": 0.9}},
+    "jrt-rnn": {
+        jrt_rnn.PREFIX: {"smaller first": 0.9, "larger first": 0.9},
+        jrt_rnn.ONCE: {"smaller first": 0.9, "larger first": 0.5},
+    },
 }
 BREAKS = [
     ("rnn-review", rnn_review.LSTM, {"solved": 0.4}),
@@ -33,6 +43,13 @@ BREAKS = [
     ("lssl", lssl.FULL, {"half rate": 0.7}),
     ("lssl", lssl.FULL, {"trained rate": 0.7, "half rate": 0.7}),
     ("lssl", lssl.GRU, {"half rate": 0.6}),
+    ("titans", titans.MAC, {"recall": 0.5}),
+    ("titans", titans.FIXED, {"recall": 0.6}),
+    ("titans", titans.WINDOW, {"recall": 0.6}),
+    ("mom", mom.MOM, {"recall": 0.52}),
+    ("jrt-rnn", jrt_rnn.ONCE, {"larger first": 0.85}),
+    ("jrt-rnn", jrt_rnn.PREFIX, {"larger first": 0.55}),
+    ("jrt-rnn", jrt_rnn.PREFIX, {"smaller first": 0.8}),
 ]
 
 

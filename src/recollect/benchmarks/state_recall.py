@@ -56,10 +56,15 @@ TASKS = ("mqar", "selective-copying", "induction", "listops")
 
 
 def entries(setup: Setup) -> dict[str, list[tuple[str, dict[str, Any]]]]:
-    """By the name of a line in the plot: layers with their settings, from small states to large ones."""
+    """By the name of a line in the plot: layers with their settings, from small states to large ones.
+
+    Layers of the home that are not spoken of here have a line too, by their own name and with their defaults.
+    """
+    from recollect.state.layers import layers
+
     dim, prefix = setup.dim, 2 * setup.num_pairs
     single = {"num_memories": 0}
-    return {
+    found: dict[str, list[tuple[str, dict[str, Any]]]] = {
         "attention": [("attention", {"conv_tokens": 4})],
         "window attention": [("attention", {"conv_tokens": 4, "window_tokens": tokens}) for tokens in (8, 32)],
         "linear attention": [("linear-attention", {"key_size": size}) for size in (8, 32)],
@@ -78,6 +83,9 @@ def entries(setup: Setup) -> dict[str, list[tuple[str, dict[str, Any]]]]:
         "Titans (MAG)": [("titans-mag", {"window_tokens": 16})],
         "Titans (LMM)": [("titans-lmm", {"depth": 1}), ("titans-lmm", {})],
     }
+    known = layers()
+    spoken = {known[layer] for line in found.values() for layer, _ in line}
+    return found | {name: [(name, {})] for name, kind in known.items() if kind.causal and kind not in spoken}
 
 
 def specs(setup: Setup, lines: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -109,11 +117,9 @@ def measure(setup: Setup, spec: Mapping[str, Any], device: str) -> dict[str, Any
     blocks = [{"layer": spec["layer"], **spec["settings"]}] * BLOCKS
     try:
         model = fit(task, blocks, setup.dim, plan, setup.batch_rows, device, lambda step, of, what: seen.append(what))
-        accuracy = score(model, task, 512, setup.batch_rows)
-    except InvalidInput as error:
-        if not str(error).startswith("learning_rate"):
-            raise
-        return {**spec, "why_not": str(error), "seconds": round(time.perf_counter() - began, 1)}
+        accuracy = score(model, task, 512, max(64, setup.batch_rows))
+    except (InvalidInput, torch.OutOfMemoryError) as error:
+        return {**spec, "why_not": str(error)[:200], "seconds": round(time.perf_counter() - began, 1)}
     tokens = task.make(1, 0)[0].shape[1]
     return {
         **spec,

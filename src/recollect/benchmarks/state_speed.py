@@ -40,7 +40,14 @@ PEERS = {  # flash-linear-attention's classes, and settings by width and heads
     ),
     "fla:mom": (
         "MomAttention",
-        lambda dim, heads: {"hidden_size": dim, "num_heads": heads, "head_dim": dim // heads, "expand_v": 1},
+        lambda dim, heads: {
+            "hidden_size": dim,
+            "num_heads": heads,
+            "head_dim": dim // heads,
+            "expand_v": 1,
+            "num_memories": 4,
+            "shared_mem": True,
+        },
     ),
 }
 WARM, STEPS = 2, 8
@@ -118,8 +125,8 @@ def run(
             start = time.perf_counter()
             try:
                 rows.append({"layer": name, "length": length, **_measure(layer, dim, length, num_tokens)})
-            except torch.OutOfMemoryError:
-                why = "out of device memory"
+            except (RuntimeError, AssertionError, TypeError, ValueError) as error:  # out of memory, or a peer's kernel
+                why = " ".join(f"{type(error).__name__}: {error}".split())[:120]
                 rows.append({"layer": name, "length": length, "why_not": why})
             gc.collect()
             if device.startswith("cuda"):

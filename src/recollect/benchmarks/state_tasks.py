@@ -239,3 +239,30 @@ def far_recall(num_pairs: int = 8, gap: int = 48, vocabulary: int = 32) -> Task:
         return torch.from_numpy(tokens), torch.from_numpy(labels)
 
     return Task(f"far recall {num_pairs} over {gap}", vocabulary, make)
+
+
+def intersection(small: int = 4, large: int = 24, vocabulary: int = 64, times: int = 1) -> Task:
+    """Two sets and a mark: say the one token that is in both. In even rows the smaller set is first, in odd ones the larger.
+
+    Tokens 0 to vocabulary - 1 are members, then the separator and the mark. `times` 2 says both sets twice before the mark.
+    """
+    if small + large - 1 > vocabulary:
+        raise InvalidInput(f"vocabulary: {vocabulary} tokens do not make sets of {small} and {large}; use more.")
+    separator, mark = vocabulary, vocabulary + 1
+
+    def make(rows: int, seed: int) -> Batch:
+        rng = np.random.default_rng(seed)
+        drawn = rng.random((rows, vocabulary)).argsort(1)[:, : small + large - 1]
+        common = drawn[:, :1]
+        one, two = drawn[:, :small], np.concatenate([common, drawn[:, small:]], 1)
+        one, two = rng.permuted(one, axis=1), rng.permuted(two, axis=1)
+        between = np.full((rows, 1), separator)
+        forward = np.concatenate([one, between, two], 1)
+        backward = np.concatenate([two, between, one], 1)
+        sets = np.where((np.arange(rows) % 2 == 0)[:, None], forward, backward)
+        tokens = np.concatenate([*[np.concatenate([sets, between], 1)] * times, np.full((rows, 1), mark)], 1)
+        labels = np.full_like(tokens, IGNORED)
+        labels[:, -1:] = common
+        return torch.from_numpy(tokens), torch.from_numpy(labels)
+
+    return Task(f"intersection {small} {large}", vocabulary + 2, make)

@@ -137,7 +137,7 @@ def where(rows: Tensor, chosen: State, other: State) -> State:
     """Rows set in `rows` [B] from `chosen`, the others from `other`; both of one shape."""
 
     def pick(one: Tensor, two: Tensor) -> Tensor:
-        return torch.where(rows.to(one.device).view(-1, *[1] * (one.ndim - 1)), one, two)
+        return torch.where(rows.to(two.device).view(-1, *[1] * (two.ndim - 1)), one.to(two.device), two)
 
     return map_state(pick, chosen, other)
 
