@@ -41,6 +41,10 @@ SMALL: dict[str, list[dict[str, Any]]] = {  # settings under which LENGTH is sev
         {"chunk_tokens": 8, "forget": False, "conv_tokens": 0},
         {"learn": False},
     ],
+    "pmi": [
+        {"num_slots": 4, "num_segments": 2, "num_heads": 2, "head_size": 4, "top_k": 3},
+        {"num_slots": 3, "num_segments": 2, "num_heads": 1, "head_size": 4, "association": "outer", "scale": True},
+    ],
     "bidirectional-rnn": [{}, {"cell": "gru"}],
 }
 

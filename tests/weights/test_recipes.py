@@ -13,7 +13,7 @@ from recollect.errors import InvalidInput
 from recollect.weights.i_lora import ILoRA
 from recollect.weights.learner import Learner
 from recollect.weights.migu import MIGU
-from recollect.weights.recipes import AnswerScore, go_on, known_methods, make_method, task_from, write_example
+from recollect.weights.recipes import AnswerScore, exact, go_on, known_methods, make_method, task_from, write_example
 from recollect.weights.replay import Replay
 from recollect.weights.streams import level
 from words import tokenizer as make_tokenizer
@@ -26,7 +26,7 @@ def test_methods_are_made_by_name_with_settings():
     assert make_method("replay") == Replay()
     assert make_method("replay:share=0.25,capacity=9") == Replay(share=0.25, capacity=9)
     assert make_method("migu:threshold=0.5,choose=random") == MIGU(threshold=0.5, choose="random")
-    assert {"replay", "balanced-replay", "migu"} <= set(known_methods())
+    assert {"replay", "balanced-replay", "migu", "i-lora", "continual-pretraining"} <= set(known_methods())
     for text, match in (
         ("reply", "method: 'reply' is not known; did you mean replay"),
         ("zzz", "use one of replay"),
@@ -80,6 +80,7 @@ def test_a_stream_is_scored_by_what_is_said_and_what_is_learned_is_left_out(tmp_
     assert done == ["tastes", "homes"]
     assert learner.scores[0] == {"tastes": 1.0}
     assert learner.scores[1]["homes"] == 1.0
+    assert [exact(learner, task) for task in tasks] == [learner.scores[1][task.name] for task in tasks]
     assert list(go_on(learner, tasks, None)) == []
     with pytest.raises(InvalidInput, match="tasks: two are called 'tastes'"):
         next(go_on(learner, [tasks[0], tasks[0]], None))

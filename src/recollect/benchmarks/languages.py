@@ -9,7 +9,6 @@ Shapes: V vocabulary, N rows, T tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,11 +139,6 @@ class Topics:
 
     def _first(self, topic: int) -> int:
         return START + 1 + self.num_labels + self.num_shared + topic * self.num_words
-
-
-def run_stream(learner: Learner, tasks: Sequence[Task]) -> list[dict[str, float]]:
-    """Learn tasks one after another; the scores after each, by name of task."""
-    return [learner.learn(task) for task in tasks]
 
 
 def topic_reader(topics: Topics, num_steps: int, seed: int, device: str = "cpu") -> Any:

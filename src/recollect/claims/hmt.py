@@ -87,8 +87,9 @@ def _trained(size: Size, recall: bool, shown: bool, device: str, seed: int, name
         bos_token_id=BEGIN,
         pad_token_id=0,
     )
+    backbone: Any = LlamaForCausalLM(config)
     model = HMT.from_backbone(
-        LlamaForCausalLM(config).to(device), recall=recall, segment_tokens=SEGMENT, sensory_tokens=0, bptt_segments=99
+        backbone.to(device), recall=recall, segment_tokens=SEGMENT, sensory_tokens=0, bptt_segments=99
     )
     rng = Random(f"train {seed}")
 

@@ -12,11 +12,11 @@ import torch
 from recollect.benchmarks.languages import Topics, topic_reader
 from recollect.benchmarks.real_data import checkpoint, classification_stream
 from recollect.claims.claim import Claim, Progress, Row, Setting
-from recollect.weights.lora import adapted
 from recollect.weights.i_lora import ILoRA, parameters, path, placed
 from recollect.weights.learner import Learner
+from recollect.weights.lora import adapted
 from recollect.weights.method import Method
-from recollect.weights.metrics import Scores
+from recollect.weights.recipes import exact
 from recollect.weights.replay import Replay
 from recollect.weights.streams import Task
 
@@ -64,20 +64,21 @@ def _run(
         batch_rows=16,
         num_steps=100 if full else 60,
         clip_norm=1.0,
+        score=exact,
         seed=seed,
     )
-    scored, adapters = [], []
+    adapters = []
     for task in tasks:
-        scored.append(learner.learn(task))
+        learner.learn(task)
         adapters.append(parameters(model))
-    scores = Scores.of([task.name for task in tasks], scored)
+    scores = learner.report()
     new = mean(scores.get(number, number) for number in range(len(tasks)))
     return {"accuracy": scores.accuracy(), "new task": new, "forgetting": scores.forgetting()}, adapters
 
 
 def _interior(model: Any, tasks: Sequence[Task], adapters: list[dict[str, torch.Tensor]]) -> float:
     """Share of pairs of successive adapters between which some point beats both ends, on all tasks learned by then."""
-    judge = Learner(model)
+    judge = Learner(model, score=exact)
     better = []
     for number in range(1, len(tasks)):
 

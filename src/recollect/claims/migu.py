@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from recollect.benchmarks.languages import Topics, run_stream, topic_reader
+from recollect.benchmarks.languages import Topics, topic_reader
 from recollect.benchmarks.real_data import checkpoint, classification_stream
 from recollect.claims.claim import Claim, Progress, Row, Setting
 from recollect.weights.delta import Delta, snapshot
 from recollect.weights.learner import Learner
 from recollect.weights.method import Method
-from recollect.weights.metrics import Scores
 from recollect.weights.migu import MIGU, diagnose
+from recollect.weights.recipes import exact
 from recollect.weights.streams import Task
 
 SYSTEM, PLAIN, RANDOM, WEAKEST = "MIGU", "fine-tuning", "as many units at random", "the weakest units"
@@ -56,9 +56,12 @@ def _run(model: Any, tasks: Sequence[Task], method: Method | None, seed: int, fu
         batch_rows=32 if full else 16,
         num_steps=120 if full else 60,
         clip_norm=1.0,
+        score=exact,
         seed=seed,
     )
-    scores = Scores.of([task.name for task in tasks], run_stream(learner, tasks))
+    for task in tasks:
+        learner.learn(task)
+    scores = learner.report()
     new = mean(scores.get(number, number) for number in range(len(tasks)))
     return {"accuracy": scores.accuracy(), "new task": new, "forgetting": scores.forgetting()}
 
@@ -72,7 +75,10 @@ def _over(runs: list[dict[str, float]]) -> dict[str, float]:
 def _premise(model: Any, tasks: Sequence[Task]) -> tuple[float, float]:
     def batches(task: Task) -> list[Any]:
         data: Any = task.train
-        return [{name: x.to(model.device) for name, x in data[at : at + 32].items()} for at in range(0, 128, 32)]
+        return [
+            {name: x.to(model.device) for name, x in data[at : at + 32].items()}
+            for at in range(0, min(128, len(data)), 32)
+        ]
 
     return diagnose(model, [batches(task) for task in tasks])
 

@@ -35,7 +35,7 @@ def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
     from recollect.weights.streams import split_classes
 
     full = setting.scale == "full"
-    known, num_tasks, rows, num_seeds = (100, 10, 100, 5) if full else (60, 6, 60, 3)
+    known, num_tasks, rows, num_seeds = (100, 9, 60, 3) if full else (60, 6, 60, 3)
     shape = {"width": 96, "layers": 4, "heads": 4} if full else {"width": 32, "layers": 2, "heads": 2}
     styles, new = list(STYLES.values())[:3], 5 * num_tasks
     pictures, labels = make_glyphs(known + new, rows, seed=setting.seed).tensors

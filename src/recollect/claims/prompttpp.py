@@ -12,13 +12,14 @@ from recollect.benchmarks.continual import over_seeds
 from recollect.benchmarks.hawkes import Hawkes
 from recollect.claims.claim import Claim, Progress, Row, Setting
 
-SYSTEM, SEQUENTIAL, EWC, NO_TIME, EVERY_STEP, FEW, FROZEN, ANEW, ORACLE = (
+SYSTEM, SEQUENTIAL, EWC, NO_TIME, EVERY_STEP, FEW, UNTRAINED, FROZEN, ANEW, ORACLE = (
     "PromptTPP",
     "no pool, task after task",
     "no pool, EWC",
     "PromptTPP, prompts without time",
     "PromptTPP, prompts learn in every step",
     "PromptTPP, two entries retrieved",
+    "PromptTPP, not trained",
     "no pool, first task only",
     "no pool, a new model for each task",
     "the true process",
@@ -82,6 +83,9 @@ def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
             if name == SEQUENTIAL:
                 frozen = learner_of(seed, None, ())
                 frozen.learn(regimes[0], evaluate=regimes)
+                random = learner_of(seed, paper, ())
+                told = {"nats": mean(score(random, each) for each in regimes)}
+                runs.setdefault(UNTRAINED, []).append(told | {"information": _information(random, regimes[:4])})
                 runs.setdefault(FROZEN, []).append({"nats": mean(frozen.scores[-1].values())})
             if pool:
                 figures["information"] = _information(learner, regimes[:4])
@@ -146,7 +150,7 @@ CLAIM = Claim(
     experiment="Six regimes of multivariate Hawkes processes with five types, the last two being the first two again; 200 sequences of "
     "30 events and four epochs each, three seeds. Negative log-likelihood in nats an event on all regimes at the end, its rise since "
     "each was learned, and its value on the two returning regimes just before they are learned again. Information: what a retrieved "
-    "entry tells of its regime, in nats.",
+    "entry tells of its regime, in nats; the row that is not trained has random keys.",
     rule="with the pool and prompts learning in every second step, as in the paper, all three are lower than without a pool.",
     measure=measure,
     decide=decide,

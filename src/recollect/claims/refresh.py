@@ -76,7 +76,7 @@ def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
     full = setting.scale == "full"
     train, test = load_digits()
     tasks = split_classes(train, test, 2)
-    seeds = range(setting.seed, setting.seed + (30 if full else 10))
+    seeds = range(setting.seed, setting.seed + (20 if full else 10))
     epochs = 5 if full else 3
 
     def stream(seed: int, *methods: Method) -> dict[str, float]:

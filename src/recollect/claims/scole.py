@@ -37,7 +37,7 @@ def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
     from recollect.weights.streams import RecurringStream, split_classes
 
     train, test = load_digits()
-    seeds = range(setting.seed, setting.seed + (10 if setting.scale == "full" else 3))
+    seeds = range(setting.seed, setting.seed + (5 if setting.scale == "full" else 3))
     sgd, adam = partial(torch.optim.SGD, lr=0.1), partial(torch.optim.Adam, lr=1e-3)
     arms: dict[
         str, tuple[Any, Any, Callable[[], list[Any]], dict[str, Any]]

@@ -83,7 +83,6 @@ def tune(
     import torch
 
     from recollect.weights.learner import Learner
-    from recollect.weights.metrics import Scores
     from recollect.weights.recipes import AnswerScore, go_on, make_method, serving, task_from
     from recollect.weights.streams import level
 
@@ -113,7 +112,7 @@ def tune(
             advance(count if name in learner.learned else learner.step if name == learner.task_name else 0)
         for _ in go_on(learner, stream, state, progress=lambda each: advance(1), save_every_steps=50):
             pass
-    scores = Scores.of([task.name for task in stream], learner.scores)
+    scores = learner.report()
     with serving(learner):
         network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -169,7 +168,7 @@ def edit(
     edits: Annotated[Path, typer.Argument(help='JSONL of {"prompt", "target", "paraphrases", "unrelated"}.')],
     model: Model,
     file: Annotated[Path, typer.Option("--out", help="Write the edits here; those that are there are kept.")],
-    rate: Annotated[float, typer.Option(help="Learning rate, in units of the activations.")] = 1.0,
+    rate: Annotated[float, typer.Option(help="Learning rate, in units of the activations.")] = 10.0,
     steps: Annotated[int, typer.Option(min=1, help="Most steps an edit.")] = 70,
     prefixes: Annotated[int, typer.Option(min=0, help="Texts that an edit is also learned behind.")] = 10,
     undo: Annotated[

@@ -269,6 +269,7 @@ class LongMem(nn.Module):
         if window.cache is None or _gaps(torch.cat([window.mask, mask], dim=1)):
             self._extend(ids, mask)
             window = self.window
+            assert window is not None
             window.cache = DynamicCache()
             new = window.ids
         else:

@@ -40,15 +40,6 @@ class Scores:
     joint: dict[int, float] = field(default_factory=dict)  # a*, by task
     _scores: dict[tuple[int, int], float] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, tasks: Sequence[str], learned: Sequence[Mapping[str, float]]) -> Scores:
-        """The matrix of a learner's `scores`: after each task, the score of tasks by name."""
-        made = cls(tasks)
-        for after, found in enumerate(learned):
-            for name, score in found.items():
-                made.set(after, list(tasks).index(name), score)
-        return made
-
     def set(self, after: int, task: int, score: float) -> None:
         """Record the score on `task` after training on task number `after`; both count from 0.
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from recollect.catalogue import SYSTEMS
 from recollect.errors import InvalidInput
-from recollect.weights.batches import Rows
+from recollect.weights.batches import IGNORED, Rows, aligned
 from recollect.weights.generation import right
 from recollect.weights.learner import Learner, accuracy
 from recollect.weights.method import Method
@@ -127,6 +127,20 @@ class AnswerScore:
             return accuracy(learner, task)
         with serving(learner) as model:
             return right(model, self.tokenizer, questions)
+
+
+def exact(learner: Learner, task: Any) -> float:
+    """Share of a task's held-out rows of which every learned token is the most likely one: what greedy decoding would say.
+
+    As `AnswerScore`, by one pass over the rows, and by whatever weights the learner predicts with.
+    """
+    right = total = 0
+    for batch in learner.batches(task.test):
+        logits, labels = aligned(learner.predict(batch), batch)
+        asked = labels != IGNORED
+        right += int(((logits.argmax(-1) == labels) | ~asked).all(1).sum())
+        total += len(labels)
+    return right / total
 
 
 def go_on(learner: Learner, tasks: Sequence[Task], folder: Path | None, **options: Any) -> Iterator[Task]:

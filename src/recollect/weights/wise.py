@@ -9,7 +9,8 @@ Paper: WISE: Rethinking the Knowledge Memory for Lifelong Model Editing of Large
 section 2; constants for Llama-2-7B.
 Differs: the distance is the paper's, ||a tau|| averaged over the prompt's tokens, without the code's SiLU. It is taken once,
 of the prompt, and kept while the text grows; each row of a batch has its own. Merging happens when the memory is read and
-forgets no group, so that any edit can be undone; the code drops groups once they are merged. Margins are calibrated on
+forgets no group, so that any edit can be undone; the code drops groups once they are merged. The learning rate is in
+units of the activations, so that it carries over between models; the paper's 1.0 is absolute. Margins are calibrated on
 random probes unless given. No weight decay, no replay of old edits.
 Cost: mask_ratio * |W| values a group, kept as they are; |W| values of each merged memory while the model is used; one more
 product of that size a token.
@@ -85,7 +86,7 @@ class WISE:
     margins: tuple[float, float, float] | None = None
     activation_ratio: float = 0.88  # of the threshold, above which a prompt is routed to the side memory
     mask_ratio: float = 0.2
-    learning_rate: float = 1.0
+    learning_rate: float = 10.0  # over the mean squared norm of the activations
     num_steps: int = 70
     group_edits: int = 500
     merge_groups: int = 2
