@@ -104,8 +104,8 @@ def test_the_common_token_is_in_both_sets_in_either_order():
         assert one & two == {label[-1]}
         assert row[-2:] == [10, 11]
     twice, _ = intersection(2, 5, 10, times=2).make(9, 0)
-    assert torch.equal(twice[:, :8], tokens[:, :8])
-    assert torch.equal(twice[:, 8:16], tokens[:, :8])
+    assert torch.equal(twice[:, :9], tokens[:, :9])
+    assert torch.equal(twice[:, 9:17], tokens[:, :8])
     with pytest.raises(InvalidInput, match="vocabulary: 5 tokens do not make sets of 2 and 5"):
         intersection(2, 5, 5)
 
