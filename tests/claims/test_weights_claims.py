@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from recollect.claims.claim import Row, load
+from recollect.claims import cmt
+from recollect.claims.claim import Row, Setting, load
 
 HOLDS: dict[str, dict[str, dict[str, float]]] = {
     "rehearsal-free": {
@@ -125,3 +126,10 @@ def test_a_claim_holds_where_its_rule_is_met(key):
 @pytest.mark.parametrize(("key", "name", "values"), BREAKS)
 def test_and_fails_where_one_part_of_it_is_not(key, name, values):
     assert not load(key).decide(rows_of(key, name, values))
+
+
+def test_cmt_is_measured_in_every_way_at_both_scales():
+    for scale in ("small", "full"):
+        rows = list(cmt.measure(Setting(scale=scale), lambda line: None, 2, (3,)))
+        assert {row.name for row in rows} == set(HOLDS["cmt"])
+        assert all(set(row.values) == {"right@3"} and 0 <= row.values["right@3"] <= 1 for row in rows)

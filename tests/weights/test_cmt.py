@@ -119,6 +119,19 @@ def test_a_batch_is_answered_as_its_rows_are(model):
     assert memory.say(questions, 2) == [memory.say([question], 2)[0] for question in questions]
 
 
+def test_a_prefix_stands_right_before_its_question_whatever_else_is_in_the_batch(model):
+    memory, prefix = made(model), torch.randn(2, 2, 16)
+    examples = [Example("bo", "ana lives in the red town", " sea tea"), Example("bo", "bo", " tea")]
+    both = memory._nll(prefix, examples)
+    for at, example in enumerate(examples):
+        torch.testing.assert_close(memory._nll(prefix[at : at + 1], [example])[0], both[at], atol=1e-5, rtol=1e-5)
+    rows, mask = memory._rows([[5, 6, 7], [8]], prefix)
+    assert mask.tolist() == [[1] * 5, [0, 0, 1, 1, 1]]
+    assert torch.equal(rows[0, :2], prefix[0])
+    assert torch.equal(rows[1, 2:4], prefix[1])
+    assert torch.equal(rows[1, 4], model.get_input_embeddings().weight[8])
+
+
 def test_a_bank_comes_back_from_its_file(model, tmp_path):
     memory = made(model)
     first, second, *_ = memory.write(DOCUMENTS)
@@ -131,6 +144,29 @@ def test_a_bank_comes_back_from_its_file(model, tmp_path):
     assert torch.equal(found.prefix, wanted.prefix)
     assert found.handles == wanted.handles
     assert memory.write(["the sea"]) == ["5"]
+
+
+def test_what_was_learned_comes_back_from_its_file(model, tmp_path):
+    memory = made(model, learning_rate=1e-2)
+    memory.train(EXAMPLES, 3, 4)
+    memory.save(tmp_path / "compressor")
+    memory.write(DOCUMENTS)
+    wanted = memory.read(["bo likes"]).prefix
+    again = made(memory.close(), seed=1)
+    again.write(DOCUMENTS)
+    assert not torch.equal(again.read(["bo likes"]).prefix, wanted)
+    again.load(tmp_path / "compressor")
+    for handle in list(again.bank.handles):
+        again.bank.remove(handle)
+    again.write(DOCUMENTS)
+    assert torch.equal(again.read(["bo likes"]).prefix, wanted)
+    (tmp_path / "other").write_text("words")
+    with pytest.raises(InvalidInput, match="holds no compressor"):
+        again.load(tmp_path / "other")
+    with pytest.raises(NotFound, match="path: there is no file"):
+        again.load(tmp_path / "none")
+    with pytest.raises(Conflict, match="have other shapes"):
+        made(again.close(), num_vectors=3).load(tmp_path / "compressor")
 
 
 def test_what_cannot_be_used_is_said(model, tmp_path):

@@ -183,9 +183,9 @@ class CMT:
             self.parts.register_parameter("tokens", nn.Parameter(scale * torch.randn(num_vectors, width)))
         self.parts.to(model.device)
         self.bank = MemoryBank(num_vectors, width, model.device)
-        learned = [*self.parts.parameters(), *(each for each in self.model.parameters() if each.requires_grad)]
-        self._optimizer = torch.optim.Adam(learned, lr=learning_rate)
-        self._learned = learned
+        adapter = {name: each for name, each in self.model.named_parameters() if each.requires_grad}
+        self._learned = dict(self.parts.named_parameters()) | adapter
+        self._optimizer = torch.optim.Adam(self._learned.values(), lr=learning_rate)
 
     def compress(self, texts: Sequence[str]) -> Tensor:
         """The vectors [B, V, D] of documents or questions."""
@@ -272,7 +272,7 @@ class CMT:
             found = self.losses(rng.sample(list(examples), min(batch_rows, len(examples))))
             self._optimizer.zero_grad()
             found["total"].backward()
-            nn.utils.clip_grad_norm_(self._learned, 1.0)
+            nn.utils.clip_grad_norm_(self._learned.values(), 1.0)
             self._optimizer.step()
             schedule.step()
             seen.append(float(found["nll"].detach()))
@@ -280,6 +280,33 @@ class CMT:
                 parts = ", ".join(f"{name} {float(each.detach()):.2f}" for name, each in found.items())
                 progress(f"step {step} of {num_steps}: {parts}")
         return sum(seen[-20:]) / max(1, len(seen[-20:]))
+
+    def save(self, path: str | Path) -> None:
+        """Write what was learned, not the bank, to a safetensors file."""
+        from safetensors.torch import save_file
+
+        save_file({name: each.detach().cpu().contiguous() for name, each in self._learned.items()}, path)
+
+    def load(self, path: str | Path) -> None:
+        """Read what `save` wrote. A bank fits only the weights that wrote it: load that too, or write again.
+
+        Raises NotFound without the file, InvalidInput when it is no such file, Conflict when its weights have other shapes.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        if not Path(path).is_file():
+            raise NotFound(f"path: there is no file {path}; name one that a compressor was saved to.")
+        try:
+            found = load_file(path)
+        except SafetensorError:
+            raise InvalidInput(f"path: {path} holds no compressor of CMT; save one there first.") from None
+        wanted = {name: each.shape for name, each in self._learned.items()}
+        if {name: each.shape for name, each in found.items()} != wanted:
+            raise Conflict(f"path: the weights in {path} have other shapes; make the memory with the settings of then.")
+        with torch.no_grad():
+            for name, each in self._learned.items():
+                each.copy_(found[name])
 
     def close(self) -> Any:
         """Take the adapter off; the decoder as it was."""
@@ -312,12 +339,16 @@ class CMT:
         return self.parts["gather"](query, memories[places], best.softmax(1)), best, places
 
     def _rows(self, ids: Sequence[Sequence[int]], prefix: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(embeddings, mask) of rows of tokens after their prefix; what fills them up stands before the prefix's question."""
+        """(embeddings, mask) of rows of tokens right after their prefix; what fills them up stands before it."""
         padded, mask = left_padded(ids, 0)
         rows, mask = self._embed(padded.to(self.model.device)), mask.to(self.model.device)
         if prefix is None:
             return rows, mask
-        return torch.cat([prefix, rows], 1), F.pad(mask, (prefix.shape[1], 0), value=1)
+        vectors, filling = prefix.shape[1], (mask == 0).sum(1, keepdim=True)
+        places = torch.arange(vectors + rows.shape[1], device=rows.device).expand(len(rows), -1)
+        moved = torch.where(places < filling, places + vectors, places - filling)
+        order = torch.where(places < filling + vectors, moved, places)[..., None].expand(-1, -1, rows.shape[2])
+        return torch.cat([prefix, rows], 1).gather(1, order), (places >= filling).long()
 
     def _nll(self, prefix: Tensor, examples: Sequence[Example]) -> Tensor:
         """Nats a token [B] of each answer after its question and prefix, by the frozen decoder."""
