@@ -73,7 +73,7 @@ def test_every_setting_is_documented(tmp_path: Path):
     assert load_settings(environ={"XDG_DATA_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}).user == "default"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/store.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/store.md", "docs/state.md"])
 def test_python_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)

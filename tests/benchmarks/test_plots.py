@@ -26,3 +26,10 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(Unavailable, match="recollect\\[bench\\]"):
         plots.plotter()
+
+
+def test_losses_are_drawn_one_line_a_run(tmp_path: Path):
+    path = plots.losses({"one": [3.0, 2.0, 1.0], "two": [3.0]}, tmp_path)
+    assert path.name == "loss.svg"
+    assert path.stat().st_size > 3000
+    assert path.read_bytes() == plots.losses({"one": [3.0, 2.0, 1.0], "two": [3.0]}, tmp_path).read_bytes()

@@ -13,7 +13,7 @@ import recollect
 from recollect.catalogue import SYSTEMS
 from recollect.claims import a_mem, locomo, longmemeval, page, tim
 from recollect.claims import claim as harness
-from recollect.claims.claim import Claim, Row, Setting, load, reproduce, save
+from recollect.claims.claim import Claim, Row, Setting, load, reproduce, save, save_part
 from recollect.errors import InvalidInput, NotFound
 from recollect.store.timeline import query_window
 
@@ -114,6 +114,19 @@ def test_a_full_run_has_a_file_of_its_own(fake, tmp_path):
     assert sorted(path.name for path in (tmp_path / "claims").iterdir()) == [f"{KEY}-full.json", f"{KEY}.json"]
 
 
+def test_rows_are_kept_as_they_are_measured(fake, tmp_path):
+    path, counts = tmp_path / "claims" / f"{KEY}.part.json", []
+
+    def keep(rows):
+        save_part(KEY, tmp_path, rows)
+        counts.append(len(json.loads(path.read_text("utf-8"))["rows"]))
+
+    result = reproduce(KEY, Setting(seed=2), keep=keep)
+    assert counts == [1, 2, 3]
+    save(result, tmp_path)
+    assert not path.exists()
+
+
 def test_the_page_has_the_table_and_the_verdict_or_says_that_there_is_none(fake, tmp_path):
     save(reproduce(KEY, Setting(seed=2)), tmp_path)
     save(reproduce(KEY, Setting(scale="full")), tmp_path)
@@ -186,8 +199,45 @@ CONTEXT_ROWS = {
 }
 
 
+LEARNING_ROWS = {
+    "wise": {
+        "WISE": {"average": 0.85, "locality": 0.97, "generalisation": 0.8},
+        "fine-tuning the layer": {"average": 0.6},
+        "codebook of activations": {"average": 0.7, "generalisation": 0.1},
+    },
+    "migu": {
+        "MIGU": {"accuracy": 0.78, "new task": 0.95},
+        "fine-tuning": {"accuracy": 0.6, "new task": 0.95},
+        "as many units at random": {"accuracy": 0.7},
+    },
+    "i-lora": {
+        "I-LoRA, slow": {"forgetting": 0.1, "new task": 0.9},
+        "LoRA in sequence": {"forgetting": 0.4},
+        "LoRA with replay": {"forgetting": 0.2, "new task": 0.9},
+    },
+    "continual-pretraining": {
+        "before the second corpus": {"old": 1.8},
+        "re-warmed, replay 25%": {"old": 2.1, "new": 2.0, "mean": 2.05},
+        "re-warmed, no replay": {"old": 4.5, "new": 1.9},
+        "at the floor": {"old": 4.0, "new": 2.1},
+        "at the floor, replay 25%": {"old": 2.3, "new": 2.2},
+        "both from scratch": {"mean": 2.0},
+    },
+    "few-shot-memories": {
+        "sentences, before studying": {"rouge-L": 0.3},
+        "sentences, seen 1x": {"other": 0.97, "exact": 0.1, "rouge-L": 0.5},
+        "sentences, seen 3x": {"rouge-L": 0.9},
+        "sentences, after 10 updates": {"rouge-L": 0.6},
+        "sentences, after 100 updates": {"rouge-L": 0.5, "other": 0.8},
+        "random words, seen 3x": {"rouge-L": 0.4},
+    },
+}
+
+
 def rows_of(key):
     """Rows on which the claim holds: made ones, or the committed ones."""
+    if key in LEARNING_ROWS:
+        return {name: Row(name, "baseline", values) for name, values in LEARNING_ROWS[key].items()}
     if key == "episodic":
         from recollect.claims.episodic import NAMES
 
@@ -311,6 +361,23 @@ BREAKS = [  # claim, row, value that breaks it
     ("think", "think", {"key bytes@0.4": 0.8}),
     ("think", "channels by the norm of keys", {"divergence@0.6": 0.005}),
     ("think", "channels at random", {"divergence@0.8": 0.01}),
+    ("control-llm", "Control LLM", {"old": 3.2}),
+    ("control-llm", "Control LLM, no divergence", {"old": 2.7}),
+    ("control-llm", "Control LLM, merged back", {"new": 3.5}),
+    ("control-llm", "Control LLM, merged back", {"old": 3.6}),
+    ("wise", "WISE", {"locality": 0.9}),
+    ("wise", "fine-tuning the layer", {"average": 0.9}),
+    ("wise", "codebook of activations", {"generalisation": 0.7}),
+    ("migu", "MIGU", {"new task": 0.9}),
+    ("migu", "as many units at random", {"accuracy": 0.8}),
+    ("i-lora", "LoRA with replay", {"forgetting": 0.11}),
+    ("i-lora", "I-LoRA, slow", {"new task": 0.8}),
+    ("continual-pretraining", "at the floor", {"new": 1.8}),
+    ("continual-pretraining", "re-warmed, replay 25%", {"old": 4.0}),
+    ("continual-pretraining", "both from scratch", {"mean": 1.8}),
+    ("few-shot-memories", "sentences, seen 1x", {"other": 0.8}),
+    ("few-shot-memories", "sentences, after 10 updates", {"rouge-L": 0.85}),
+    ("few-shot-memories", "random words, seen 3x", {"rouge-L": 0.95}),
 ]
 
 

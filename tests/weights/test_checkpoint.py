@@ -29,6 +29,17 @@ def test_a_tree_comes_back_as_it_was(tmp_path):
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["state.json", "state.safetensors"]
 
 
+def test_what_lay_on_the_cpu_stays_there_and_the_rest_goes_to_the_device(tmp_path):
+    tree = {"here": torch.ones(2), "there": torch.ones(2)}
+    save_tree(tree, tmp_path, "state")
+    path = tmp_path / "state.json"
+    text = path.read_text("utf-8")
+    second = text.rindex('"cpu"')
+    path.write_text(text[:second] + '"cuda"' + text[second + 5 :], "utf-8")  # as if it had been saved from a GPU
+    back = load_tree(tmp_path, "state", "meta")
+    assert (back["here"].device.type, back["there"].device.type) == ("cpu", "meta")
+
+
 def test_what_cannot_be_saved_or_read_is_refused(tmp_path):
     with pytest.raises(InvalidInput, match="a set cannot be saved"):
         save_tree({"a": {1}}, tmp_path, "state")

@@ -34,13 +34,13 @@ def logistic(rows: torch.Tensor, labels: list[int]) -> tuple[Learner, MadeTask]:
 
 
 def test_the_fisher_of_a_logistic_model_is_p_times_one_minus_p_x_squared():
-    rows = torch.tensor([[1.0, 0.0], [0.0, 2.0]]).repeat(2000, 1)
-    learner, task = logistic(rows, [0, 1] * 2000)
-    found = fisher(learner, task, 4000)["weight"]
+    rows = torch.tensor([[1.0, 0.0], [0.0, 2.0]]).repeat(600, 1)
+    learner, task = logistic(rows, [0, 1] * 600)
+    found = fisher(learner, task, 1200)["weight"]
     p = rows[:2] @ learner.model.weight.detach().T
     p = p.softmax(1)
     expected = ((p * (1 - p))[:, :, None] * rows[:2, None, :] ** 2).mean(0)
-    assert torch.allclose(found, expected, rtol=0.1, atol=0.01)
+    assert torch.allclose(found, expected, rtol=0.2, atol=0.02)
 
 
 def test_the_empirical_fisher_squares_each_rows_own_gradient():
@@ -60,6 +60,21 @@ def test_with_a_local_loss_other_classes_matter_nothing(tasks):
     assert float(found["head.weight"][:2].abs().max()) > 0.0
     everywhere = fisher(Learner(make_net()), tasks[0], 8)
     assert float(everywhere["head.weight"][2:].abs().max()) > 0.0
+
+
+def test_a_model_that_returns_its_own_loss_is_taken_at_its_word():
+    from types import SimpleNamespace
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rate = nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            return SimpleNamespace(loss=(self.rate * x).sum())
+
+    data = TensorDataset(torch.tensor([[1.0], [3.0]]), torch.zeros(2))
+    assert fisher(Learner(Own()), MadeTask("one", data, data), 2, "true")["rate"].tolist() == [5.0]  # (1 + 9) / 2
 
 
 def test_importances_add_up_and_fade():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -42,14 +44,16 @@ def kept_after(method: Replay, sizes: list[int], seed: int = 0) -> Replay:
 
 def test_a_reservoir_keeps_every_row_of_the_stream_with_the_same_chance():
     counts: Counter[int] = Counter()
-    for seed in range(60):
-        memory = kept_after(Replay(capacity=10, share=0.0), [60, 20, 20], seed)
+    learner: Any = SimpleNamespace(task_name="one")
+    for seed in range(200):
+        memory, source = Replay(capacity=10), torch.Generator().manual_seed(seed)
+        for number in range(100):
+            memory.offer(learner, number, 0, source)
         assert memory.state["num_seen"] == 100
-        numbers = [int(row[0][0]) for row in memory.state["rows"]]
-        assert len(set(numbers)) == 10
-        counts.update(number // 20 for number in numbers)
-    for part in range(5):  # 120 expected in each fifth, standard deviation about 9.3
-        assert 85 < counts[part] < 155
+        assert len(set(memory.state["rows"])) == 10
+        counts.update(number // 20 for number in memory.state["rows"])
+    for part in range(5):  # 400 expected in each fifth, standard deviation about 17
+        assert 340 < counts[part] < 460
 
 
 def test_a_balanced_memory_keeps_equally_many_of_each_label():

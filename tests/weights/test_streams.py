@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 from recollect.errors import InvalidInput
 from recollect.weights.batches import Rows, rows_of
-from recollect.weights.streams import RecurringStream, Task, iid, permuted, shift_domains, split_classes
+from recollect.weights.streams import RecurringStream, Task, iid, level, permuted, shift_domains, split_classes
 
 LABELS = torch.arange(10).repeat(6)
 POOL = TensorDataset(torch.arange(60.0).view(60, 1).repeat(1, 4), LABELS)
@@ -109,5 +109,8 @@ def test_all_tasks_join_into_one_and_short_texts_are_filled_up():
     texts = iid([Task(f"{number}", each, each) for number, each in enumerate(rows)])
     assert texts.train.tensors["input_ids"].tolist()[0] == [1, 1, 1, 0, 0]
     assert texts.train.tensors["labels"].tolist()[1] == [1, 1, 1, -100, -100]
+    leveled = level([Task(f"{number}", each, each) for number, each in enumerate(rows)])
+    assert [task.train.tensors["input_ids"].shape[1] for task in leveled] == [5, 5]
+    assert torch.equal(leveled[0].test.tensors["labels"], texts.train.tensors["labels"][:2])
     with pytest.raises(InvalidInput, match="other kinds of data"):
         iid([Task("a", POOL, POOL), Task("b", rows[0], rows[0])])

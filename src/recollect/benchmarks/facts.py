@@ -80,15 +80,18 @@ class FactWorld:
 
 
 def tiny_decoder(
-    vocabulary: int, width: int = 64, layers: int = 2, heads: int = 4, tokens: int = 64, seed: int = 0
+    vocabulary: int, width: int = 64, layers: int = 2, heads: int = 4, inner: int = 256, tokens: int = 64, seed: int = 0
 ) -> Any:
-    """A Llama of this size with random weights by the seed, tied embeddings; tokens 0, 1, 2 begin, end and pad."""
+    """A Llama with random weights by the seed, tied embeddings and tokens 0, 1, 2 that begin, end and pad.
+
+    `inner` is the width of the feed-forward layers, `tokens` the longest text.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,
-        intermediate_size=4 * width,
+        intermediate_size=inner,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=heads,

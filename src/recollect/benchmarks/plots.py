@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +30,17 @@ def save(figure: Any, folder: Path, name: str) -> Path:
     figure.savefig(path, metadata={"Date": None})
     plotter().close(figure)
     return path
+
+
+def losses(runs: Mapping[str, Sequence[float]], folder: Path, name: str = "loss", kept: float = 0.95) -> Path:
+    """Draw the loss of each step of each run, averaged with `kept` of the average before, as `name`.svg in `folder`."""
+    figure, axes = plotter().subplots(figsize=(6.5, 4))
+    for label, found in runs.items():
+        smooth = list(found[:1])
+        for loss in found[1:]:
+            smooth.append(kept * smooth[-1] + (1 - kept) * loss)
+        axes.plot(range(1, len(smooth) + 1), smooth, label=label)
+    axes.set(xlabel="step", ylabel="loss, nats")
+    axes.grid(True, alpha=0.3)
+    axes.legend(fontsize=8)
+    return save(figure, folder, name)

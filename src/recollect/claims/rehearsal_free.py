@@ -44,9 +44,9 @@ def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
     from recollect.weights.streams import split_classes
 
     full = setting.scale == "full"
-    seeds = range(setting.seed, setting.seed + (5 if full else 3))
+    seeds = range(setting.seed, setting.seed + 3)
     shape = {"width": 96, "layers": 4, "heads": 4} if full else {"width": 32, "layers": 2, "heads": 2}
-    known, new, a_task, rows, epochs = (100, 80, 8, 100, 10) if full else (60, 25, 5, 60, 6)
+    known, new, a_task, rows, epochs = (100, 40, 8, 60, 6) if full else (60, 25, 5, 60, 6)
 
     pictures, labels = make_glyphs(known + new, rows, seed=setting.seed).tensors
     old = labels < known

@@ -15,6 +15,7 @@ from recollect.cli.common import EXIT_CODES, INTERRUPTED, code_of, err, escape, 
 COMMANDS = {
     "Use a memory": ("init", "add", "import", "recall", "answer", "history", "forget", "export"),
     "Look after it": ("stats", "derive", "consolidate", "compare", "verify", "reindex", "copy", "doctor"),
+    "Keep a model learning": ("learn",),
     "Serve it": ("serve", "keys", "mcp"),
     "Measure": ("demo", "systems", "reproduce", "bench", "testbed"),
 }

@@ -137,9 +137,27 @@ def where(rows: Tensor, chosen: State, other: State) -> State:
     """Rows set in `rows` [B] from `chosen`, the others from `other`; both of one shape."""
 
     def pick(one: Tensor, two: Tensor) -> Tensor:
-        return torch.where(rows.to(one.device).view(-1, *[1] * (one.ndim - 1)), one, two)
+        return torch.where(rows.to(two.device).view(-1, *[1] * (two.ndim - 1)), one.to(two.device), two)
 
     return map_state(pick, chosen, other)
+
+
+def grouped(
+    mix: Callable[[Tensor, State, int], tuple[Tensor, State]], x: Tensor, state: State, places: Tensor
+) -> tuple[Tensor, State]:
+    """What `mix(x, state, place)` gives, called once for all rows that are at the same of the `places` [B].
+
+    For layers that work in chunks: rows that were reset stand elsewhere in their chunk. All states have one shape.
+    """
+    distinct = places.unique().tolist()
+    if len(distinct) == 1:
+        return mix(x, state, distinct[0])
+    chosen = [(places == place).nonzero()[:, 0] for place in distinct]
+    parts = [mix(x[rows.to(x.device)], select(state, rows), at) for rows, at in zip(chosen, distinct, strict=True)]
+    back = torch.cat(chosen).argsort()
+    y = torch.cat([part for part, _ in parts])[back.to(x.device)]
+    joined = map_state(lambda *each: torch.cat(each), *(part for _, part in parts))
+    return y, select(joined, back)
 
 
 def num_rows(state: State) -> int | None:

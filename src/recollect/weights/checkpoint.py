@@ -31,7 +31,10 @@ def save_tree(tree: Any, folder: Path, name: str) -> None:
 
 
 def load_tree(folder: Path, name: str, device: torch.device | str = "cpu") -> Any:
-    """The tree that `save_tree` wrote. Raises NotFound when there is none, InvalidInput when it cannot be read."""
+    """The tree that `save_tree` wrote; what lay on the CPU comes back there, everything else on the device.
+
+    Raises NotFound when there is none, InvalidInput when it cannot be read.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -39,7 +42,7 @@ def load_tree(folder: Path, name: str, device: torch.device | str = "cpu") -> An
         raise NotFound(f"folder: there is no {name}.json in {folder}; name a folder that was saved into.")
     try:
         plain = json.loads((folder / f"{name}.json").read_text("utf-8"))
-        return _decode(plain, load_file(folder / f"{name}.safetensors", device=str(device)))
+        return _decode(plain, load_file(folder / f"{name}.safetensors"), device)
     except (ValueError, KeyError, OSError, SafetensorError) as error:
         raise InvalidInput(f"folder: {folder / name} cannot be read ({error!s:.120}); save it again.") from None
 
@@ -48,7 +51,7 @@ def _encode(tree: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, Tensor):
         key = str(len(tensors))
         tensors[key] = tree.detach().to("cpu", copy=True).contiguous()
-        return {"tensor": key}
+        return {"tensor": key, "on": tree.device.type}
     if isinstance(tree, dict):
         return {"items": [[key, _encode(value, tensors)] for key, value in tree.items()]}
     if isinstance(tree, tuple):
@@ -60,13 +63,13 @@ def _encode(tree: Any, tensors: dict[str, Tensor]) -> Any:
     raise InvalidInput(f"state: a {type(tree).__name__} cannot be saved; keep tensors and plain values in it.")
 
 
-def _decode(plain: Any, tensors: dict[str, Tensor]) -> Any:
+def _decode(plain: Any, tensors: dict[str, Tensor], device: torch.device | str) -> Any:
     if isinstance(plain, list):
-        return [_decode(value, tensors) for value in plain]
+        return [_decode(value, tensors, device) for value in plain]
     if isinstance(plain, dict):
         if "tensor" in plain:
-            return tensors[plain["tensor"]]
+            return tensors[plain["tensor"]].to("cpu" if plain["on"] == "cpu" else device)
         if "tuple" in plain:
-            return tuple(_decode(value, tensors) for value in plain["tuple"])
-        return {key: _decode(value, tensors) for key, value in plain["items"]}
+            return tuple(_decode(value, tensors, device) for value in plain["tuple"])
+        return {key: _decode(value, tensors, device) for key, value in plain["items"]}
     return plain

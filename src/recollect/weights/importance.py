@@ -27,8 +27,8 @@ def penalty(
     total: Any = 0.0
     for name, parameter in parameters:
         if name in anchor:
-            moved = (parameter - anchor[name]) ** 2
-            total = total + (moved.sum() if importance is None else (importance[name] * moved).sum())
+            moved = (parameter - anchor[name].to(parameter)) ** 2
+            total = total + (moved.sum() if importance is None else (importance[name].to(parameter) * moved).sum())
     return total if isinstance(total, Tensor) else torch.zeros(())
 
 
@@ -64,7 +64,8 @@ def fisher(learner: Learner, task: Task, num_rows: int, labels: Literal["model",
     """The diagonal of the Fisher information: the mean over rows of squared gradients of each row's log-likelihood.
 
     Labels are drawn from the model's own prediction (the Fisher information proper) or are the true ones (the empirical
-    one). The softmax is over the task's classes where the learner's objective is the local one, else over all.
+    one), for which the loss of a model that returns its own is taken. The softmax is over the task's classes where the
+    learner's objective is the local one, else over all.
     """
     if labels not in ("model", "true"):
         raise InvalidInput(f"labels: {labels!r:.20} is not known; use model or true.")
@@ -73,6 +74,8 @@ def fisher(learner: Learner, task: Task, num_rows: int, labels: Literal["model",
     local = learner.objective is local_cross_entropy
 
     def value(outputs: Any, batch: Any) -> Tensor:
+        if labels == "true" and getattr(outputs, "loss", None) is not None:
+            return -outputs.loss
         logits, told = aligned(outputs, batch)
         logits = only(logits, classes_of(task)) if local else logits
         log = logits.flatten(0, -2).log_softmax(-1)

@@ -216,7 +216,10 @@ class Learner:
             yield move(rows_of(data, range(start, min(start + rows, len(data))), self.collate), self.device)
 
     def save(self, folder: Path | str) -> None:
-        """Write model, optimizer, methods and place into a folder, as safetensors and JSON. May be called in the middle."""
+        """Write model, optimizer, methods and place into a folder, as safetensors and JSON. May be called in the middle.
+
+        Of several processes the first one writes, so that all go on with its methods' memories.
+        """
         if not self.accelerator.is_main_process:
             return
         tree = {

@@ -13,7 +13,7 @@ Shapes: N rows, T tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from random import Random
 from typing import Any, Literal
@@ -211,13 +211,27 @@ def iid(tasks: Sequence[Task], name: str = "all at once") -> Task:
 
 
 def _joined(parts: Sequence[Any]) -> Dataset:
-    """Data one below the other; texts that are shorter are filled up at the end, labels with -100, all else with 0."""
+    """Data one below the other, shorter texts filled up."""
     if isinstance(parts[0], TensorDataset):
         return TensorDataset(*(torch.cat(tensors) for tensors in zip(*(part.tensors for part in parts), strict=True)))
     width = max(part.tensors["input_ids"].shape[1] for part in parts)
-    made = {}
-    for name in parts[0].tensors:
-        fill = IGNORED if name == "labels" else 0
-        tensors = [part.tensors[name] for part in parts]
-        made[name] = torch.cat([F.pad(each, (0, width - each.shape[1]), value=fill) for each in tensors])
-    return Rows(**made)
+    leveled = [_filled(part, width).tensors for part in parts]
+    return Rows(**{name: torch.cat([each[name] for each in leveled]) for name in leveled[0]})
+
+
+def level(tasks: Sequence[Task]) -> list[Task]:
+    """The tasks with all texts filled up to the longest of any, so that rows of several can stand in one batch."""
+    rows: list[Any] = [data for task in tasks for data in (task.train, task.test)]
+    width = max(each.tensors["input_ids"].shape[1] for each in rows)
+    return [replace(task, train=_filled(task.train, width), test=_filled(task.test, width)) for task in tasks]
+
+
+def _filled(rows: Any, width: int) -> Rows:
+    """Texts filled up at the end to this width, labels with -100, all else with 0."""
+    room = width - rows.tensors["input_ids"].shape[1]
+    return Rows(
+        **{
+            name: F.pad(each, (0, room), value=IGNORED if name == "labels" else 0)
+            for name, each in rows.tensors.items()
+        }
+    )

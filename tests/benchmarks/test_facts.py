@@ -1,0 +1,32 @@
+"""The made world of facts: one value each, told in three ways, and a decoder that can be taught them."""
+
+from __future__ import annotations
+
+from random import Random
+
+from recollect.benchmarks.facts import FactWorld, teach, tiny_decoder
+from recollect.weights.generation import right
+
+
+def test_a_fact_has_one_value_and_three_ways_of_saying():
+    world = FactWorld(num_entities=5, num_relations=2, num_values=3, seed=1)
+    fact = ("entity1", "relation0")
+    assert len(world.facts) == 10
+    assert world.facts == FactWorld(5, 2, 3, 1).facts
+    assert len(set(world.prompts(fact))) == 3
+    assert all("entity1" in prompt and "relation0" in prompt for prompt in world.prompts(fact))
+    assert {world.other_value(fact, Random(each)) for each in range(20)} == set(world.values("relation0")) - {
+        world.facts[fact]
+    }
+    tokenizer = world.tokenizer()
+    for question in world.questions([fact]):
+        assert tokenizer.unk_token_id not in tokenizer.encode(question.prompt + question.answer)
+
+
+def test_a_tiny_decoder_is_taught():
+    world = FactWorld(num_entities=2, num_relations=1, num_values=4)
+    tokenizer = world.tokenizer()
+    model = tiny_decoder(len(tokenizer), width=32, inner=32)
+    questions = world.questions(list(world.facts), ways=(0,))
+    assert teach(model, tokenizer, questions, 60, learning_rate=1e-2, batch_rows=2) > 0.9
+    assert right(model, tokenizer, questions) == 1.0
