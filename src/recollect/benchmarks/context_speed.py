@@ -236,9 +236,7 @@ def _full(model: Any, ids: Any, lengths: Sequence[int], limit_s: float, progress
         try:
             _start_peak(ids)
             cache = DynamicCache()
-            read = _timed(
-                lambda cache=cache, length=length: model(ids[:, :length], cache=cache, logits_to_keep=1), ids
-            )
+            read = _timed(lambda cache=cache, length=length: model(ids[:, :length], cache=cache, logits_to_keep=1), ids)
             peak = _peak(ids)
             layers: Any = cache.layers
             size = sum(2 * layer.keys.nbytes for layer in layers)
