@@ -206,6 +206,26 @@ SYSTEMS: tuple[System, ...] = (
         claim="recollect.claims.longmemeval",
         method="recollect.store.longmemeval:LongMemEvalMemory",
     ),
+    System(
+        key="longvq",
+        name="LongVQ",
+        paper="LongVQ: Long Sequence Modeling with Vector Quantization on Structured Memory",
+        arxiv="2404.11163",
+        year=2024,
+        home="state",
+        target="recollect.state.longvq:LongVQ",
+        claim="recollect.claims.longvq",
+    ),
+    System(
+        key="synaptic-resonance",
+        name="Synaptic Resonance",
+        paper="Exploring Synaptic Resonance in Large Language Models: A Novel Approach to Contextual Memory Integration",
+        arxiv="2502.10699",
+        year=2025,
+        home="state",
+        target="recollect.state.synaptic_resonance:SynapticResonance",
+        claim="recollect.claims.synaptic_resonance",
+    ),
 )
 
 

@@ -17,6 +17,8 @@ SMALL: dict[str, list[dict[str, Any]]] = {  # settings under which LENGTH is sev
     "attention": [{}, {"conv_tokens": 3}, {"window_tokens": 5}],
     "linear-attention": [{"chunk_tokens": 8}, {"chunk_tokens": 8, "feature_map": "taylor", "key_size": 3}],
     "lstm": [{}, {"state_size": 6, "peephole": True}, {"forget_gate": False}],
+    "longvq": [{"codebook_size": 6, "window_tokens": 4, "key_size": 4, "num_averages": 3, "chunk_tokens": 5}],
+    "synaptic-resonance": [{"window_tokens": 5, "chunk_tokens": 8}, {"window_tokens": 5, "rule": "hebb"}],
     "bidirectional-rnn": [{}, {"cell": "gru"}],
 }
 
