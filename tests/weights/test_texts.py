@@ -6,7 +6,6 @@ import json
 import lzma
 
 import pytest
-from words import tokenizer
 
 from recollect.errors import InvalidInput, NotFound
 from recollect.weights.texts import (
@@ -21,6 +20,7 @@ from recollect.weights.texts import (
     read_texts,
     text_rows,
 )
+from words import tokenizer
 
 TOKENIZER = tokenizer()
 
