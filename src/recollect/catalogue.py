@@ -226,6 +226,16 @@ SYSTEMS: tuple[System, ...] = (
         target="recollect.state.synaptic_resonance:SynapticResonance",
         claim="recollect.claims.synaptic_resonance",
     ),
+    System(
+        key="reweaving",
+        name="Contextual Memory Reweaving",
+        paper="Contextual Memory Reweaving in Large Language Models Using Layered Latent State Reconstruction",
+        arxiv="2502.02046",
+        year=2025,
+        home="state",
+        target="recollect.state.memory_reweaving:MemoryReweaving",
+        claim="recollect.claims.reweaving",
+    ),
 )
 
 

@@ -26,7 +26,7 @@ SIZES = (4, 16)  # of the codebook, beside the system's own
 
 def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
     """Accuracy on both tasks, mean and spread over seeds."""
-    steps, seeds = (300, 1) if setting.scale == "small" else (3000, 3)
+    steps, seeds = (600, 1) if setting.scale == "small" else (3000, 3)
     plans: dict[str, dict[str, Any]] = BLOCKS | {
         f"LongVQ, {size} code words": OURS | {"codebook_size": size} for size in SIZES
     }

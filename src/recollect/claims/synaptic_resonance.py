@@ -47,7 +47,7 @@ def announced(distractors: int) -> Task:
 
 def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
     """Accuracy by distractors, mean over seeds, and the spread at the most distractors."""
-    steps, seeds = (250, 1) if setting.scale == "small" else (3000, 3)
+    steps, seeds = (800, 1) if setting.scale == "small" else (3000, 3)
     rows = []
     for name in NAMES:
         values = {}
