@@ -92,7 +92,8 @@ def _backbone(setting: Setting, seed: int, progress: Progress) -> Any:
             num_attention_heads=4,
             num_key_value_heads=4,
         )
-        model: Any = LlamaForCausalLM(config).to(setting.device)
+        made: Any = LlamaForCausalLM(config)
+        model = made.to(setting.device)
 
     def loss(step: int) -> Any:
         tokens, labels, _ = (torch.from_numpy(each).to(model.device) for each in stream(64, seed * 7919 + step, 1))

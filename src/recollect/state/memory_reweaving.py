@@ -196,16 +196,16 @@ class MemoryReweaving(nn.Module):
 
         Whole segments are captured, also while generating; the last, unfinished one is read anew for each token.
         """
-        state = self.initial_state(input_ids.shape[0]) if state is None else state
+        memory: State = state or self.initial_state(input_ids.shape[0])
         whole = (input_ids.shape[1] - 1) // self.segment_tokens * self.segment_tokens
         if whole:
-            state = self(input_ids[:, :whole], state)["state"]
+            memory = self(input_ids[:, :whole], memory)["state"]
         open_ids, found = input_ids[:, whole:], []
         for _ in range(max_new_tokens):
             if open_ids.shape[1] > self.segment_tokens:
-                state = self(open_ids[:, : self.segment_tokens], state)["state"]
+                memory = self(open_ids[:, : self.segment_tokens], memory)["state"]
                 open_ids = open_ids[:, self.segment_tokens :]
-            last = self._pass(open_ids, state)[0][:, -1].float()
+            last = self._pass(open_ids, memory)[0][:, -1].float()
             if temperature > 0:
                 token = torch.multinomial((last / temperature).softmax(-1), 1)
             else:
