@@ -13,7 +13,7 @@ import recollect
 from recollect.catalogue import SYSTEMS
 from recollect.claims import a_mem, locomo, longmemeval, page, tim
 from recollect.claims import claim as harness
-from recollect.claims.claim import Claim, Row, Setting, load, reproduce, save
+from recollect.claims.claim import Claim, Row, Setting, load, reproduce, save, save_part
 from recollect.errors import InvalidInput, NotFound
 from recollect.store.timeline import query_window
 
@@ -112,6 +112,19 @@ def test_a_full_run_has_a_file_of_its_own(fake, tmp_path):
     save(reproduce(KEY, Setting()), tmp_path)
     save(reproduce(KEY, Setting(scale="full")), tmp_path)
     assert sorted(path.name for path in (tmp_path / "claims").iterdir()) == [f"{KEY}-full.json", f"{KEY}.json"]
+
+
+def test_rows_are_kept_as_they_are_measured(fake, tmp_path):
+    path, counts = tmp_path / "claims" / f"{KEY}.part.json", []
+
+    def keep(rows):
+        save_part(KEY, tmp_path, rows)
+        counts.append(len(json.loads(path.read_text("utf-8"))["rows"]))
+
+    result = reproduce(KEY, Setting(seed=2), keep=keep)
+    assert counts == [1, 2, 3]
+    save(result, tmp_path)
+    assert not path.exists()
 
 
 def test_the_page_has_the_table_and_the_verdict_or_says_that_there_is_none(fake, tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -331,3 +333,28 @@ def test_wrong_use_is_refused_in_one_sentence():
     ):
         with pytest.raises(InvalidInput, match=message):
             make(**settings)
+
+
+def test_the_pages_examples_run_on_a_local_checkpoint(tmp_path, monkeypatch):
+    """Both blocks of docs/systems/longmem.md, with a smaller window and fewer steps."""
+    import transformers
+
+    from recollect.benchmarks.testbed import make_tokenizer
+
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=make_tokenizer(300), pad_token="<|pad|>")
+    make_decoder(vocab_size=300, eos_token_id=2).save_pretrained(tmp_path / "checkpoint")
+    tokenizer.save_pretrained(tmp_path / "checkpoint")
+    page = Path(__file__).resolve().parents[2] / "docs" / "systems" / "longmem.md"
+    first, second = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    text = "the miller walked to the harbour, and laughed. " * 20
+    space: dict[str, Any] = {"texts": [text, text[9:]], "long_text": text, "question": "the miller"}
+    monkeypatch.chdir(tmp_path)
+    exec(first.replace("1024", "32").replace("2000", "2"), space)
+    space["backbone"] = transformers.AutoModelForCausalLM.from_pretrained("checkpoint")
+    space["demonstrations"] = text
+    space["questions"] = tokenizer(
+        ["a miller", "the old sailor came"], return_tensors="pt", padding=True, padding_side="left"
+    )
+    exec(second, space)
+    assert space["replies"].shape[0] == 2
+    assert len(space["model"].memory) > 100

@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
+import pkgutil
 from importlib import import_module
 
 import pytest
 import torch
 
+from recollect import weights
 from recollect.catalogue import SYSTEMS
 from recollect.weights.delta import Deltas
 from recollect.weights.learner import Learner
 from recollect.weights.method import Method
+from recollect.weights.rehearsal_free import RehearsalFree
+from recollect.weights.unified import Unified
 
 from .conftest import assert_same, copies, make_net, make_tasks
 
 
 def _methods() -> list[type[Method]]:
-    found: list[type[Method]] = [Deltas]
-    for entry in SYSTEMS:
-        if entry.home == "weights":
-            module, name = entry.target.split(":")
-            if issubclass(part := getattr(import_module(module), name), Method):
-                found.append(part)
+    """Every method of the home, in the catalogue or not."""
+    found = []
+    for info in pkgutil.iter_modules(weights.__path__):
+        module = import_module(f"recollect.weights.{info.name}")
+        parts = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, Method)]
+        found += [each for each in parts if each.__module__ == module.__name__ and each is not Method]
     return found
 
 
 METHODS = _methods()
+CASES = [  # every method with its defaults, and settings that reach what the defaults leave out
+    *METHODS,
+    lambda: RehearsalFree(prediction=0.5, features=0.1, l2=0.1, ewc=1.0, fisher_rows=4),
+    *(Unified.er, Unified.derpp, Unified.lwf, Unified.fdr, Unified.cpr, Unified.ewc, Unified.l2, Unified.vcl),
+    Unified.natural,
+]
+
+
+def test_every_method_of_the_catalogue_is_held_to_it():
+    targets = {f"{each.__module__}:{each.__name__}" for each in METHODS}
+    assert {
+        entry.target for entry in SYSTEMS if entry.home == "weights" and issubclass(_class(entry.target), Method)
+    } <= targets
+
+
+def _class(target: str) -> type:
+    module, name = target.split(":")
+    return getattr(import_module(module), name)
 
 
 class Stop(Exception):
@@ -58,7 +80,7 @@ def test_with_strength_zero_it_is_plain_training_bit_for_bit(method, plain):
     assert learner.scores == plain[1]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CASES)
 def test_an_interrupted_run_equals_one_that_was_not(method, tmp_path):
     whole = make_learner(method())
     expected = learned(whole)
@@ -81,7 +103,7 @@ def test_an_interrupted_run_equals_one_that_was_not(method, tmp_path):
     assert fresh.scores == whole.scores
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CASES)
 def test_nothing_outside_the_trained_parameters_changes(method):
     learner, state = make_learner(method()), torch.get_rng_state()
     before = copies(learner.model)
@@ -96,7 +118,7 @@ def test_methods_of_a_kind_compose_with_another(method, plain):
     assert_same(learned(make_learner(method(), Deltas())), learned(make_learner(Deltas(), method())))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CASES)
 def test_the_seed_decides(method):
     one, same, other = (learned(make_learner(method(), seed=seed)) for seed in (1, 1, 2))
     assert_same(one, same)

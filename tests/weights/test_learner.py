@@ -12,10 +12,15 @@ from torch.utils.data import TensorDataset
 from recollect.errors import Conflict, InvalidInput, NotFound
 from recollect.weights.batches import local_cross_entropy, row_losses
 from recollect.weights.delta import Deltas
-from recollect.weights.learner import Learner, accuracy, accuracy_within, train_only
+from recollect.weights.learner import Learner, accuracy, train_only
 from recollect.weights.method import Method
 
 from .conftest import MadeTask, assert_same, copies, make_net, make_tasks
+
+
+@dataclass(frozen=True)
+class Told(MadeTask):
+    told: bool = True
 
 
 def sgd(parameters):
@@ -118,8 +123,14 @@ def test_scores_are_kept_after_each_task(tasks):
     assert learner.scores[0]["task 0"] > 0.9
     assert learner.scores[1]["task 1"] > 0.9
     assert learner.scores[1]["task 0"] <= 0.5  # forgotten: nothing holds it
-    assert accuracy_within(learner, tasks[0]) >= accuracy(learner, tasks[0])
+    told = Told(tasks[0].name, tasks[0].train, tasks[0].test, tasks[0].classes)
+    assert accuracy(learner, told) > accuracy(learner, tasks[0])
+    report = learner.report()
+    assert report.get(1, 0) == learner.scores[1]["task 0"]
+    assert report.forgetting() == learner.scores[0]["task 0"] - learner.scores[1]["task 0"]
     assert learner.learn(tasks[0], evaluate=()) == {}
+    with pytest.raises(InvalidInput, match="one was learned twice"):
+        learner.report()
 
 
 def test_a_model_of_transformers_learns_from_dicts_with_its_own_loss():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -50,7 +50,7 @@ class Claim:
     figure: str  # the paper's figure, and where it stands
     experiment: str  # what is measured, on what, in one or two sentences
     rule: str  # when it holds, in words
-    measure: Callable[[Setting, Progress], Sequence[Row]]
+    measure: Callable[[Setting, Progress], Iterable[Row]]
     decide: Callable[[Mapping[str, Row]], bool]  # rows by name
     devices: tuple[str, ...] = ("cpu", "cuda")
 
@@ -83,13 +83,24 @@ def load(key: str) -> Claim:
     return import_module(system(key).claim).CLAIM
 
 
-def reproduce(key: str, setting: Setting, progress: Progress = lambda line: None) -> Result:
-    """Run the claim of a system. Raises NotFound for an unknown key, InvalidInput for a device that it cannot use."""
+def reproduce(
+    key: str,
+    setting: Setting,
+    progress: Progress = lambda line: None,
+    keep: Callable[[Sequence[Row]], None] = lambda rows: None,
+) -> Result:
+    """Run the claim of a system; `keep` is given the rows so far after each that is measured.
+
+    Raises NotFound for an unknown key, InvalidInput for a device that it cannot use.
+    """
     claim = load(key)
     if setting.device not in claim.devices:
         raise InvalidInput(f"device: {setting.device!r:.20} is not one of {', '.join(claim.devices)}.")
     start = time.perf_counter()
-    rows = tuple(claim.measure(setting, progress))
+    rows: tuple[Row, ...] = ()
+    for row in claim.measure(setting, progress):
+        rows += (row,)
+        keep(rows)
     seconds = time.perf_counter() - start
     holds = bool(claim.decide({row.name: row for row in rows}))
     how = {name: value for name, value in asdict(setting).items() if name != "data"} | {
@@ -98,10 +109,19 @@ def reproduce(key: str, setting: Setting, progress: Progress = lambda line: None
     return Result(key, holds, rows, how, seconds, provenance())
 
 
+def save_part(key: str, folder: Path, rows: Sequence[Row]) -> None:
+    """Write the rows measured so far to `<folder>/claims/<key>.part.json`, which `save` removes."""
+    path = folder / "claims" / f"{key}.part.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = [{"name": row.name, "role": row.role, **row.values} for row in rows]
+    path.write_text(json.dumps({"key": key, "rows": found}, indent=2) + "\n", "utf-8")
+
+
 def save(result: Result, folder: Path) -> Path:
     """Write a result to `<folder>/claims/<key>.json`, for a full run `<key>-full.json`; returns the path."""
     name = result.key if result.setting.get("scale") == "small" else f"{result.key}-full"
     path = folder / "claims" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result.to_json(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+    path.with_name(f"{result.key}.part.json").unlink(missing_ok=True)
     return path

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +22,10 @@ def _keys(incomplete: str) -> list[str]:
     return [entry.key for entry in SYSTEMS if entry.key.startswith(incomplete)]
 
 
+def _tell(status: Any, key: str, line: str) -> None:
+    status.update(f"{key}: {escape(line)}")
+
+
 def run(
     keys: Annotated[
         list[str] | None, typer.Argument(metavar="KEY...", help="See recollect systems.", autocompletion=_keys)
@@ -36,7 +41,7 @@ def run(
     """Run claims: what the paper says, measured here beside a baseline, and whether its direction holds."""
     from rich.table import Table
 
-    from recollect.claims.claim import Result, Setting, load, reproduce, save
+    from recollect.claims.claim import Result, Setting, load, reproduce, save, save_part
 
     if scale not in ("small", "full"):
         raise InvalidInput(f"scale: {scale!r:.20} is not known; use small or full.")
@@ -49,7 +54,8 @@ def run(
     for key in chosen:
         with err.status(f"{key}: starting") as status:
             setting = Setting("full" if scale == "full" else "small", device, seed, data)
-            result = reproduce(key, setting, lambda line, key=key: status.update(f"{key}: {escape(line)}"))
+            tell = partial(_tell, status, key)
+            result = reproduce(key, setting, tell, partial(save_part, key, results))
         path = save(result, results)
         done.append(result)
         if json:

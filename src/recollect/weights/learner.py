@@ -3,7 +3,7 @@
     learner = Learner(model, methods=[Replay(share=0.2), RehearsalFree(l2=1.0)], num_epochs=3)
     for task in tasks:                      # anything with name, train, test, and classes where a method asks for them
         learner.learn(task)
-    learner.scores                          # after each task, the score on every task so far
+    learner.report()                        # the matrix of scores: accuracy, backward transfer, forgetting
 
 A model is any torch module (batches are pairs of inputs and labels) or one of transformers, with peft's adapters or without
 (batches are dicts with `labels`). What is trained are the parameters that require gradients: `train_only` chooses them.
@@ -41,6 +41,7 @@ from recollect.weights.batches import (
 )
 from recollect.weights.checkpoint import load_tree, save_tree
 from recollect.weights.method import Method
+from recollect.weights.metrics import Scores
 
 
 class Task(Protocol):
@@ -110,6 +111,9 @@ class Learner:
         self.step = 0  # steps taken in the task that is being learned
         self.num_steps = 0  # steps that it takes
         self.total_steps = 0  # steps taken since the learner was made
+        self.epoch = 0  # of this step, over the task's rows
+        self.places: list[int] = []  # of this step's rows in the task's training data
+        self.outputs: Any = None  # what the model made of this step's batch
         self.last_loss: Tensor | None = None
         self.scores: list[dict[str, float]] = []  # after each task, by the task's name
         self._tasks: dict[str, Task] = {}
@@ -152,6 +156,17 @@ class Learner:
                 self.save(folder)
         return self.scores[-1]
 
+    def report(self) -> Scores:
+        """The matrix of scores with its measures. Raises InvalidInput when a task came back: see `scores` then."""
+        if len(set(self.learned)) < len(self.learned):
+            raise InvalidInput("tasks: one was learned twice, so there is no square matrix; read `scores` instead.")
+        found = Scores(list(self.learned))
+        for after, row in enumerate(self.scores):
+            for number, name in enumerate(self.learned):
+                if name in row:
+                    found.set(after, number, row[name])
+        return found
+
     def evaluate(self, task: Task) -> float:
         """The score on a task's held-out rows."""
         return self.score(self, task)
@@ -180,6 +195,15 @@ class Learner:
         """The objective of a batch, in training mode; with no task, as for rows from a memory, over all classes."""
         with self.accelerator.autocast():
             return self.objective(forward(self.net, batch), batch, task)
+
+    def total_loss(self, batch: Any, task: Task) -> Tensor:
+        """What a step descends: the objective of the batch with what every method makes of it."""
+        with self.accelerator.autocast():
+            self.outputs = forward(self.net, batch)
+            loss = self.objective(self.outputs, batch, task)
+        for method in self.methods:
+            loss = method.loss(self, batch, loss)
+        return loss
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The parameters that are trained, with their names in the model."""
@@ -266,13 +290,14 @@ class Learner:
 
     def _next_batch(self, task: Task) -> Any:
         """The rows of this step: each epoch in an order of its own that depends on seed, task and epoch only."""
-        epoch, place = divmod(self.step, self._steps_an_epoch(task))
-        text = f"{self.seed} order {len(self.learned)} {epoch}"
+        self.epoch, place = divmod(self.step, self._steps_an_epoch(task))
+        text = f"{self.seed} order {len(self.learned)} {self.epoch}"
         if self._order is None or self._order[0] != text:
             self._order = text, torch.randperm(len(task.train), generator=_generator(text))
         rows, several = self.batch_rows * self.accelerator.num_processes, self.accelerator.num_processes
         mine = self._order[1][place * rows : (place + 1) * rows][self.accelerator.process_index :: several]
-        return move(rows_of(task.train, mine.tolist(), self.collate), self.device)
+        self.places = mine.tolist()
+        return move(rows_of(task.train, self.places, self.collate), self.device)
 
     def _take_step(self, task: Task) -> None:
         assert self.optimizer is not None
@@ -280,9 +305,7 @@ class Learner:
         for method in self.methods:
             batch = method.before_step(self, batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss_of(batch, task)
-        for method in self.methods:
-            loss = method.loss(self, batch, loss)
+        loss = self.total_loss(batch, task)
         self.accelerator.backward(loss)
         for method in self.methods:
             method.after_backward(self)
@@ -349,13 +372,11 @@ def train_only(model: nn.Module, pattern: str = "") -> list[str]:
 
 
 def accuracy(learner: Learner, task: Task) -> float:
-    """Share of held-out labels that get the highest logit among all classes; of texts, of all next tokens."""
-    return _accuracy(learner, task, None)
+    """Share of held-out labels that get the highest logit among all classes; of texts, of all next tokens.
 
-
-def accuracy_within(learner: Learner, task: Task) -> float:
-    """Share of held-out labels that get the highest logit among the task's own classes: the task is told."""
-    return _accuracy(learner, task, classes_of(task))
+    A task that is `told` (task-incremental) is asked about its own classes only.
+    """
+    return _accuracy(learner, task, classes_of(task) if getattr(task, "told", False) else None)
 
 
 def _accuracy(learner: Learner, task: Task, classes: list[int] | None) -> float:
