@@ -20,23 +20,22 @@ Task = Callable[[int, int], tuple[np.ndarray, np.ndarray]]  # (rows, seed) -> to
 TEST_SEED = 1 << 30
 
 
-def far_recall(length: int, num_pairs: int, num_keys: int = 24, num_values: int = 24, gap_tokens: int = 0) -> Task:
-    """Pairs of a key and a value, then at least `gap_tokens` of noise, then the keys again in another order.
+def far_recall(length: int, num_pairs: int, num_keys: int = 16, num_values: int = 8, gap_tokens: int = 0) -> Task:
+    """Pairs of a key and a value, a token each, then at least `gap_tokens` of noise, then tokens that ask for the keys.
 
-    Token 0 is noise's first; noise comes from 8 tokens of its own. The vocabulary has `8 + num_keys + num_values` tokens.
+    Tokens: 8 of noise, `num_keys * num_values` pairs, `num_keys` questions; a label is the number of the value.
     """
+    tell, ask = 8, 8 + num_keys * num_values
 
     def make(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(seed)
         tokens, labels = rng.integers(0, 8, (rows, length)), np.full((rows, length), -100)
         for row in range(rows):
-            keys = 8 + rng.permutation(num_keys)[:num_pairs]
-            values = 8 + num_keys + rng.integers(0, num_values, num_pairs)
-            tokens[row, 0 : 2 * num_pairs : 2], tokens[row, 1 : 2 * num_pairs : 2] = keys, values
-            free = np.arange(2 * num_pairs + gap_tokens, length)
-            at = np.sort(rng.choice(free, num_pairs, replace=False))
+            keys, values = rng.permutation(num_keys)[:num_pairs], rng.integers(0, num_values, num_pairs)
+            tokens[row, :num_pairs] = tell + keys * num_values + values
+            at = np.sort(rng.choice(np.arange(num_pairs + gap_tokens, length), num_pairs, replace=False))
             order = rng.permutation(num_pairs)
-            tokens[row, at], labels[row, at] = keys[order], values[order]
+            tokens[row, at], labels[row, at] = ask + keys[order], values[order]
         return tokens, labels
 
     return make
