@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recollect.benchmarks.digits import Perceptron, load_digits, make_glyphs, small_vit
+from recollect.benchmarks.digits import Perceptron, load_digits, make_glyphs, noisy_prototypes, pretrain, small_vit
 
 
 def test_the_digits_are_split_once_and_for_all():
@@ -41,3 +41,21 @@ def test_small_models_take_pictures_and_start_by_their_seed():
     weights = [Perceptron(width=8, seed=seed).head.weight for seed in (0, 0, 1)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_prototypes_are_the_class_means_with_noise():
+    data = make_glyphs(3, 10)
+    made = noisy_prototypes(data, 400, noise=0.2)
+    assert made.tensors[1].tolist() == [0] * 400 + [1] * 400 + [2] * 400
+    mean = data.tensors[0][data.tensors[1] == 1].mean(0)
+    rest = made.tensors[0][400:800] - mean
+    assert float(rest.mean(0).abs().max()) < 0.05
+    assert float(rest.std()) == pytest.approx(0.2, rel=0.05)
+
+
+def test_pretraining_learns():
+    data = make_glyphs(3, 20)
+    model = pretrain(Perceptron(width=16, classes=3), data, num_epochs=60, rate=1e-2)
+    assert not model.training
+    with torch.no_grad():
+        assert (model(data.tensors[0]).argmax(1) == data.tensors[1]).float().mean() > 0.9

@@ -14,11 +14,35 @@ from recollect.state.layers import layers, make_layer
 
 DIM, ROWS, LENGTH = 8, 3, 21
 SMALL: dict[str, list[dict[str, Any]]] = {  # settings under which LENGTH is several chunks; none: the defaults
-    "attention": [{}, {"conv_tokens": 3}, {"window_tokens": 5}],
+    "attention": [{}, {"num_persistent": 2, "window_tokens": 6}, {"conv_tokens": 3}, {"window_tokens": 5}],
     "linear-attention": [{"chunk_tokens": 8}, {"chunk_tokens": 8, "feature_map": "taylor", "key_size": 3}],
+    "rnn-review": [],  # as "lstm"
     "lstm": [{}, {"state_size": 6, "peephole": True}, {"forget_gate": False}],
     "longvq": [{"codebook_size": 6, "window_tokens": 4, "key_size": 4, "num_averages": 3, "chunk_tokens": 5}],
     "synaptic-resonance": [{"window_tokens": 5, "chunk_tokens": 8}, {"window_tokens": 5, "rule": "hebb"}],
+    "lssl": [
+        {"state_size": 4, "chunk_tokens": 8},
+        {"state_size": 4, "chunk_tokens": 8, "measure": "legt", "learn_matrix": False, "channels": 2, "alpha": 1.0},
+    ],
+    "s4d": [{"state_size": 4, "chunk_tokens": 8}, {"state_size": 4, "start": "inv"}],
+    "s5": [{"state_size": 4}],
+    "titans": [{"segment_tokens": 8}, {"segment_tokens": 5, "num_persistent": 0, "depth": 1, "momentum": False}],
+    "titans-mag": [{"window_tokens": 6, "chunk_tokens": 8}, {"num_persistent": 0, "depth": 1}],
+    "titans-mal": [{"window_tokens": 6, "chunk_tokens": 8, "num_persistent": 3}],
+    "mom": [
+        {"chunk_tokens": 8},
+        {"update": "linear", "num_memories": 3, "top_k": 1, "shared": False, "key_size": 3},
+        {"update": "delta", "num_memories": 0, "value_size": 6},
+        {"update": "decay", "conv_tokens": 0},
+    ],
+    "jrt-rnn": [{"prefix_tokens": 6, "chunk_tokens": 8, "key_size": 3}, {"prefix_tokens": 0, "feature_map": "elu"}],
+    "titans-lmm": [
+        {"chunk_tokens": 8},
+        {"chunk_tokens": 1, "depth": 1},
+        {"chunk_tokens": 4, "depth": 3, "momentum": False},
+        {"chunk_tokens": 8, "forget": False, "conv_tokens": 0},
+        {"learn": False},
+    ],
     "bidirectional-rnn": [{}, {"cell": "gru"}],
 }
 

@@ -11,9 +11,13 @@ import torch
 from recollect import weights
 from recollect.catalogue import SYSTEMS
 from recollect.weights.delta import Deltas
+from recollect.weights.gss import GSS
 from recollect.weights.learner import Learner
+from recollect.weights.mas import TaskFreeMAS
 from recollect.weights.method import Method
+from recollect.weights.mir import MIR
 from recollect.weights.rehearsal_free import RehearsalFree
+from recollect.weights.scole import FrequencyReplay
 from recollect.weights.unified import Unified
 
 from .conftest import assert_same, copies, make_net, make_tasks
@@ -35,6 +39,10 @@ CASES = [  # every method with its defaults, and settings that reach what the de
     lambda: RehearsalFree(prediction=0.5, features=0.1, l2=0.1, ewc=1.0, fisher_rows=4),
     *(Unified.er, Unified.derpp, Unified.lwf, Unified.fdr, Unified.cpr, Unified.ewc, Unified.l2, Unified.vcl),
     Unified.natural,
+    lambda: TaskFreeMAS(plateau_mean=10.0, plateau_variance=10.0, window=2),
+    lambda: MIR(num_candidates=12, share=0.3),
+    lambda: FrequencyReplay(low=0.0, high=1.0, min_visits=1, rows_a_class=4),
+    lambda: GSS(capacity=6, threshold=1.0, num_references=2),
 ]
 
 

@@ -121,3 +121,39 @@ def pretrain(model: nn.Module, data: TensorDataset, num_epochs: int, rate: float
             optimizer.step()
             schedule.step()
     return model.eval()
+
+
+def noisy_prototypes(data: TensorDataset, rows_a_class: int, noise: float = 0.4, seed: int = 0) -> TensorDataset:
+    """Each class's mean picture with Gaussian noise on it: as many rows as wanted, for streams in a single pass."""
+    source = torch.Generator().manual_seed(seed)
+    pictures, labels = data.tensors
+    classes = labels.unique()
+    wanted = classes.repeat_interleave(rows_a_class)
+    means = torch.stack([pictures[labels == each].mean(0) for each in classes]).repeat_interleave(rows_a_class, 0)
+    return TensorDataset(means + noise * torch.randn(means.shape, generator=source), wanted)
+
+
+def _blur(x: Tensor) -> Tensor:
+    return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+
+
+def _occlude(x: Tensor) -> Tensor:
+    return torch.cat([x[..., :3], torch.zeros_like(x[..., 3:5]), x[..., 5:]], dim=-1)
+
+
+def _mix_rows(x: Tensor) -> Tensor:
+    return x[..., [0, 1, 4, 2, 5, 3, 6, 7], :]
+
+
+STYLES = {  # changes of pictures [N, 1, 8, 8], for domains and for corruptions; each is a function of the pictures alone
+    "plain": lambda x: x,
+    "inverted": lambda x: 1 - x,
+    "blurred": _blur,
+    "faint": lambda x: 0.4 * x,
+    "shifted": lambda x: torch.roll(x, 2, dims=-1),
+    "occluded": _occlude,
+    "mixed rows": _mix_rows,
+    "washed out": lambda x: 0.5 + 0.5 * x,
+    "thick": lambda x: F.max_pool2d(x, 3, stride=1, padding=1),
+    "turned": lambda x: torch.rot90(x, 1, dims=(-2, -1)),
+}

@@ -209,19 +209,19 @@ def mqar(
         )
     rng = np.random.default_rng(seed)
     half, slots = vocabulary // 2, (length - 2 * num_pairs) // 2
-    chance = power * np.arange(1, slots + 1) ** (power - 1.0)
-    chance /= chance.sum()
     tokens = np.full((rows, length), first, dtype=np.int64)
     labels = np.full((rows, length), -100, dtype=np.int64)
-    for row in range(rows):
-        keys = rng.choice(np.arange(1, half), num_pairs, replace=False) + first
-        values = rng.choice(np.arange(half, vocabulary), num_pairs, replace=False) + first
-        tokens[row, 0 : 2 * num_pairs : 2], tokens[row, 1 : 2 * num_pairs : 2] = keys, values
-        at = 2 * num_pairs + 2 * rng.choice(slots, num_pairs, replace=False, p=chance)
-        tokens[row, at], labels[row, at] = keys, values
-        if fill:
-            empty = tokens[row] == first
-            tokens[row, empty] = rng.integers(first, first + vocabulary, int(empty.sum()))
+    keys = first + 1 + rng.random((rows, half - 1)).argsort(1)[:, :num_pairs]
+    values = first + half + rng.random((rows, vocabulary - half)).argsort(1)[:, :num_pairs]
+    tokens[:, 0 : 2 * num_pairs : 2], tokens[:, 1 : 2 * num_pairs : 2] = keys, values
+    # the largest of log chances with Gumbel noise are a draw without repetition
+    noisy = (power - 1.0) * np.log(np.arange(1, slots + 1)) + rng.gumbel(size=(rows, slots))
+    at = 2 * num_pairs + 2 * (-noisy).argsort(1)[:, :num_pairs]
+    np.put_along_axis(tokens, at, keys, 1)
+    np.put_along_axis(labels, at, values, 1)
+    if fill:
+        empty = tokens == first
+        tokens[empty] = rng.integers(first, first + vocabulary, int(empty.sum()))
     return tokens, labels
 
 

@@ -146,7 +146,7 @@ def _recall(backbone: Any, name: str, setting: Setting, seed: int, progress: Pro
         return output["loss"] + F.cross_entropy(output["logits"][asked].float(), labels[asked])
 
     if name != NONE:
-        steps = 400 if setting.scale == "small" else 1500
+        steps = 600 if setting.scale == "small" else 1500
         plan = Plan(num_steps=steps, learning_rate=1e-3, seed=seed, weight_decay=0.0)
         trained = torch.nn.ModuleList(model.adapters)
         for weight in [each for each in trained.parameters() if not each.requires_grad]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from recollect.benchmarks.sequence_tasks import Task, accuracy, fit
 from recollect.claims.claim import Claim, Progress, Row, Setting
 
 SYSTEM, OPEN, SHUFFLED, GATE = "resonance", "always written", "resonance, shuffled over time", "an ordinary gate"
@@ -20,16 +19,20 @@ TELL, ASK = NOISE + 2, NOISE + 2 + KEYS * VALUES  # a token for each pair, and o
 VOCABULARY = ASK + KEYS
 
 
-def announced(distractors: int) -> Task:
+def announced(distractors: int) -> Any:
     """Pairs behind a marker that says they will be asked for, among pairs behind one that says they will not.
 
     Tokens: noise 0 to 7, the two markers, pairs of a key and a value, keys. The pairs come first, then noise beyond the
     window, then the keys. A distractor may have a key that is asked for, with another value.
     """
 
-    def make(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    import torch
+
+    from recollect.benchmarks.state_tasks import IGNORED, Task
+
+    def make(rows: int, seed: int) -> Any:
         rng = np.random.default_rng(seed)
-        tokens, labels = rng.integers(0, NOISE, (rows, LENGTH)), np.full((rows, LENGTH), -100)
+        tokens, labels = rng.integers(0, NOISE, (rows, LENGTH)), np.full((rows, LENGTH), IGNORED)
         for row in range(rows):
             keys = np.concatenate([rng.permutation(KEYS)[:PAIRS], rng.integers(0, KEYS, PAIRS * distractors)])
             values = rng.integers(0, VALUES, len(keys))
@@ -38,32 +41,29 @@ def announced(distractors: int) -> Task:
                 tokens[row, 2 * place : 2 * place + 2] = NOISE + (which >= PAIRS), pair
             asked, at = rng.permutation(PAIRS), np.arange(LENGTH - PAIRS, LENGTH)
             tokens[row, at], labels[row, at] = ASK + keys[asked], values[asked]
-        return tokens, labels
+        return torch.from_numpy(tokens), torch.from_numpy(labels)
 
-    return make
+    return Task(f"announced pairs, {distractors} distractors", VOCABULARY, make)
 
 
 def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
     """Accuracy by distractors, mean over seeds, and the spread at the most distractors."""
-    steps, seeds = (400, 1) if setting.scale == "small" else (3000, 3)
+    from recollect.benchmarks.state_tasks import score, teach
+    from recollect.state.trainer import Plan
+
+    steps, seeds = (500, 1) if setting.scale == "small" else (3000, 3)
     rows = []
     for name in NAMES:
         values = {}
         for distractors in DISTRACTORS:
-            found = []
-            for seed in range(setting.seed, setting.seed + seeds):
-                model, task = _model(name, seed).to(setting.device), announced(distractors)
-                from recollect.state.trainer import Plan
+            task, found = announced(distractors), []
 
-                fit(
-                    model,
-                    task,
-                    Plan(num_steps=steps, seed=seed),
-                    progress=lambda step, total, what, name=name, num=distractors: progress(
-                        f"{name}, {num} distractors a pair, {step} of {total}: {what}"
-                    ),
-                )
-                found.append(accuracy(model, task, 512, seed))
+            def told(step: int, total: int, what: str, name: str = name, task: Any = task) -> None:
+                progress(f"{name}, {task.name}, {step} of {total}: {what}")
+
+            for seed in range(setting.seed, setting.seed + seeds):
+                model = teach(_model(name, seed).to(setting.device), task, Plan(num_steps=steps, seed=seed), 32, told)
+                found.append(score(model, task, 512))
             values[f"1:{distractors}"] = mean(found)
             values[f"1:{distractors} spread"] = stdev(found) if len(found) > 1 else 0.0
         rows.append(Row(name, "system" if name == SYSTEM else "baseline", values))

@@ -463,6 +463,123 @@ def sirllm(
         bench.show(result, out)
 
 
+@app.command(
+    epilog="Examples:  recollect bench recall --layers 'attention,linear attention,MoM'"
+    "   |   recollect bench recall --device cuda --workers 6 --rates 1e-3,3e-3 --results results --plots docs"
+)
+def recall(
+    layers: Annotated[
+        str, typer.Option(help="Lines of the plot, as attention,MoM; all: every one. A wrong name lists them.")
+    ] = "all",
+    task: Annotated[str, typer.Option(help="mqar, selective-copying, induction or listops.")] = "mqar",
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs to be kept, of mqar.")] = 16,
+    length: Annotated[int, typer.Option(min=8, help="Tokens of a sequence.")] = 128,
+    width: Annotated[int, typer.Option(min=8, help="Width of the model.")] = 64,
+    rows: Annotated[int, typer.Option(min=1, help="Sequences a step.")] = 64,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 1000,
+    rates: Annotated[str, typer.Option(help="Learning rates, of which the best counts, as 1e-3,3e-3.")] = "3e-3",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that train side by side.")] = 1,
+    limit_s: Annotated[float, typer.Option(min=1, help="Seconds after which no further run is begun.")] = 1e6,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of weights and sequences.")] = 0,
+    resume: Annotated[Path | None, typer.Option(help="A result whose rows are taken over.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the files that are written.")] = "state-recall",
+    results: Annotated[
+        Path | None, typer.Option("--results", help="Write <name>.json into this folder, after each run.")
+    ] = None,
+    plots: Annotated[
+        Path | None, typer.Option("--plots", help="Draw accuracy against bytes of state into this folder.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Layers with a state: accuracy of recall against the bytes of their state, each trained on the same made task."""
+    from recollect.benchmarks import state_recall as bench
+    from recollect.benchmarks.report import write_json
+
+    try:
+        chosen = tuple(float(rate) for rate in rates.split(","))
+    except ValueError:
+        raise InvalidInput(f"rates: {rates!r:.40} are no numbers; write them as 1e-3,3e-3.") from None
+    setup = bench.Setup(task, pairs, length, width, rows, steps, chosen, seed)
+    setup.make_task()
+    earlier = _earlier(resume, "state-recall") if resume is not None and resume.exists() else None
+    with err.status("starting") as status:
+        result = bench.run(
+            setup,
+            None if layers == "all" else [line.strip() for line in layers.split(",")],
+            device,
+            workers,
+            limit_s,
+            earlier,
+            lambda what, done, total: status.update(f"{escape(what)} ({done} of {total})"),
+            lambda found: None if results is None else write_json(found, results / f"{name}.json"),
+        )
+    if plots is not None:
+        bench.plot(result, plots, name)
+    if json:
+        print_json(result)
+    else:
+        bench.show(result, out)
+
+
+@app.command(
+    "state-speed",
+    epilog="Example:  recollect bench state-speed --lengths 1k,4k,16k,64k --device cuda --results results --plots docs",
+)
+def state_speed(
+    layers: Annotated[
+        str, typer.Option(help="Layers, as linear attention,MoM; all: every one. A wrong name lists them.")
+    ] = "all",
+    lengths: Annotated[str, typer.Option(help="Tokens of a sequence, as 1k,8k,64k.")] = "1k,4k",
+    width: Annotated[int, typer.Option(min=8, help="Width of a layer.")] = 512,
+    heads: Annotated[int, typer.Option(min=1, help="Heads of a layer.")] = 8,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens a training step, over all rows.")] = 65_536,
+    device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
+    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
+    limit_s: Annotated[float, typer.Option(min=1, help="Seconds at a length after which a layer is stopped.")] = 20.0,
+    results: Annotated[Path | None, typer.Option("--results", help="Write state-speed.json into this folder.")] = None,
+    plots: Annotated[Path | None, typer.Option("--plots", help="Draw the ratios into this folder.")] = None,
+    json: Json = False,
+) -> None:
+    """Layers with a state: training and decoding speed as ratios to attention, as the sequence grows."""
+    from recollect.benchmarks import state_speed as bench
+    from recollect.benchmarks.haystack import parse_lengths
+    from recollect.benchmarks.report import write_json
+
+    with err.status("starting") as status:
+        result = bench.run(
+            bench.layers() if layers == "all" else [each.strip() for each in layers.split(",")],
+            parse_lengths(lengths),
+            width,
+            heads,
+            tokens,
+            device,
+            dtype,
+            limit_s,
+            progress=lambda line: status.update(escape(line)),
+            save=lambda found: None if results is None else write_json(found, results / "state-speed.json"),
+        )
+    if plots is not None:
+        bench.plot(result, plots)
+    if json:
+        print_json(result)
+    else:
+        bench.show(result, out)
+
+
+def _earlier(path: Path, benchmark: str) -> dict[str, Any]:
+    """A result that this benchmark wrote. Raises InvalidInput for anything else."""
+    import json
+
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        if found["benchmark"] == benchmark and {"rows", "setup", "total_seconds"} <= found.keys():
+            return found
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise InvalidInput(f"resume: {path} is not a result of `recollect bench {benchmark.removeprefix('state-')}`.")
+
+
 def _result(path: Path) -> dict[str, Any]:
     """A result that `bench needle` wrote. Raises InvalidInput for anything else."""
     import json

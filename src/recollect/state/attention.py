@@ -29,6 +29,7 @@ class Attention(StateLayer):
         dim: int,
         num_heads: int = 2,
         window_tokens: int | None = None,
+        num_persistent: int = 0,  # learned vectors that every token sees, as in Titans
         conv_tokens: int = 0,
         rope_base: float = 10000.0,
     ):
@@ -37,6 +38,7 @@ class Attention(StateLayer):
             raise InvalidInput(f"num_heads: {num_heads} heads of even size do not make {dim}; use another number.")
         self.num_heads, self.window_tokens, self.rope_base = num_heads, window_tokens, rope_base
         self.project = nn.Linear(dim, 3 * dim, bias=False)
+        self.persistent = nn.Parameter(torch.randn(num_persistent, dim) * dim**-0.5) if num_persistent else None
         self.conv = ShortConvolution(3 * dim, conv_tokens) if conv_tokens else None
         self.out = nn.Linear(dim, dim, bias=False)
 
@@ -55,13 +57,26 @@ class Attention(StateLayer):
             projected, new["tail"] = self.conv(projected, state["tail"])
         q, k, v = projected.unflatten(-1, (3, self.num_heads, -1)).unbind(2)
         places = state["read"][:, None] + torch.arange(T, device=x.device)  # [B, T]
-        q, k = self._rotate(q, places), self._rotate(k, places)
+        plain = q
+        q, k = rotate(q, places, self.rope_base), rotate(k, places, self.rope_base)
         keys, values = torch.cat([state["keys"], k], 1), torch.cat([state["values"], v], 1)
         S = keys.shape[1]
-        alone = S == T and self.window_tokens is None
+        alone = S == T and self.window_tokens is None and self.persistent is None
         mask = None if alone else self._mask(T, S, state, x.device)
+        seen_keys, seen_values = keys, values
+        size = q.shape[-1]
+        if self.persistent is not None:  # before all others, and met without rotation, in dimensions of their own
+            fixed = self.project(self.persistent).unflatten(-1, (3, self.num_heads, -1)).expand(len(x), -1, -1, -1, -1)
+            q, seen_values = torch.cat([q, plain], -1), torch.cat([fixed[:, :, 2], values], 1)
+            seen_keys = torch.cat([F.pad(fixed[:, :, 1], (size, 0)), F.pad(keys, (0, size))], 1)
+            mask = F.pad(mask, (fixed.shape[1], 0), value=True) if mask is not None else None
         y = F.scaled_dot_product_attention(
-            q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), mask, is_causal=alone
+            q.transpose(1, 2),
+            seen_keys.transpose(1, 2),
+            seen_values.transpose(1, 2),
+            mask,
+            is_causal=alone,
+            scale=size**-0.5,
         )
         kept = 0 if self.window_tokens is None else max(0, S - self.window_tokens)
         new |= {"keys": keys[:, kept:], "values": values[:, kept:], "read": state["read"] + T, "start": state["start"]}
@@ -75,14 +90,6 @@ class Attention(StateLayer):
         first = state["start"] - state["read"] + S - T  # the column that a row remembers from
         return near & (column >= first[:, None, None, None])
 
-    def _rotate(self, x: Tensor, places: Tensor) -> Tensor:
-        """x [B, T, H, K] turned by its place."""
-        one, two = x.float().chunk(2, -1)
-        half = one.shape[-1]
-        angle = places[..., None, None] * self.rope_base ** (-torch.arange(half, device=x.device) / half)
-        cos, sin = angle.cos(), angle.sin()
-        return torch.cat([one * cos - two * sin, two * cos + one * sin], -1).to(x.dtype)
-
     def reset(self, state: State, rows: Tensor) -> State:
         """See `StateLayer.reset`; the columns of what a row forgot stay, hidden."""
         state = state | {"start": torch.where(rows.to(state["read"].device), state["read"], state["start"])}
@@ -95,3 +102,12 @@ class Attention(StateLayer):
         """See `StateLayer.state_bytes`: grows by a key and a value of each head a token, up to the window."""
         kept = num_tokens if self.window_tokens is None else min(num_tokens, self.window_tokens)
         return super().state_bytes() + 2 * kept * self.dim * self.out.weight.element_size()
+
+
+def rotate(x: Tensor, places: Tensor, base: float = 10000.0) -> Tensor:
+    """x [B, T, H, K] turned by its place in `places` [B, T], or [T] for all rows."""
+    one, two = x.float().chunk(2, -1)
+    half = one.shape[-1]
+    angle = places[..., None, None] * base ** (-torch.arange(half, device=x.device) / half)
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat([one * cos - two * sin, two * cos + one * sin], -1).to(x.dtype)

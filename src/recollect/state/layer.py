@@ -142,6 +142,24 @@ def where(rows: Tensor, chosen: State, other: State) -> State:
     return map_state(pick, chosen, other)
 
 
+def grouped(
+    mix: Callable[[Tensor, State, int], tuple[Tensor, State]], x: Tensor, state: State, places: Tensor
+) -> tuple[Tensor, State]:
+    """What `mix(x, state, place)` gives, called once for all rows that are at the same of the `places` [B].
+
+    For layers that work in chunks: rows that were reset stand elsewhere in their chunk. All states have one shape.
+    """
+    distinct = places.unique().tolist()
+    if len(distinct) == 1:
+        return mix(x, state, distinct[0])
+    chosen = [(places == place).nonzero()[:, 0] for place in distinct]
+    parts = [mix(x[rows.to(x.device)], select(state, rows), at) for rows, at in zip(chosen, distinct, strict=True)]
+    back = torch.cat(chosen).argsort()
+    y = torch.cat([part for part, _ in parts])[back.to(x.device)]
+    joined = map_state(lambda *each: torch.cat(each), *(part for _, part in parts))
+    return y, select(joined, back)
+
+
 def num_rows(state: State) -> int | None:
     """Rows of a state; None for one without tensors."""
     return next((tensor.shape[0] for _, tensor in tensors(state)), None)

@@ -14,6 +14,14 @@ VARIANTS = {
     "elman-rnn": "recollect.state.rnn:ElmanRNN",
     "lstm": "recollect.state.rnn:LSTM",
     "gru": "recollect.state.rnn:GRU",
+    "titans": "recollect.state.titans:Titans",
+    "mom": "recollect.state.mom:MixtureOfMemories",
+    "jrt-rnn": "recollect.state.jrt:PrefixLinearAttention",
+    "titans-mag": "recollect.state.titans:TitansMAG",
+    "titans-mal": "recollect.state.titans:TitansMAL",
+    "titans-lmm": "recollect.state.neural_memory:NeuralMemory",
+    "s4d": "recollect.state.s4d:S4D",
+    "s5": "recollect.state.s5:S5",
     "bidirectional-rnn": "recollect.state.rnn:BidirectionalRNN",
 }
 

@@ -129,10 +129,6 @@ class Block(nn.Module):
         self.mlp_in = nn.Linear(D, 2 * inner, bias=False) if inner else None
         self.mlp_out = nn.Linear(inner, D, bias=False) if inner else None
 
-    def auxiliary_loss(self) -> Tensor | None:
-        """What the layer wants added to the loss of the last call."""
-        return self.layer.auxiliary_loss
-
     def forward(self, x: Tensor, state: State | None, reset: Tensor | None) -> tuple[Tensor, State]:
         """(x [B, T, D], state) for x [B, T, D]."""
         y, after = self.layer(self.norm(x), state, reset)
@@ -202,18 +198,29 @@ class MemoryLM(PreTrainedModel, GenerationMixin):
         if attention_mask is not None:
             started = _starts(attention_mask, past.num_read, x.shape[1], keep)
             reset = started if reset is None or started is None else reset | started
-        states, extra = {}, x.new_zeros(())
-        for number, block in enumerate(cast("list[Block]", self.blocks)):
+        states = {}
+        for number, block in enumerate(self.blocks):
             x, states[str(number)] = block(x, past.states.get(str(number)), reset)
-            if self.training and (added := block.auxiliary_loss()) is not None:
-                extra = extra + added
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(self.norm(x[:, kept]))
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()) + extra
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
+            loss = loss + self.auxiliary_loss()
         memory: Any = StateCache(states, past.num_read + x.shape[1]) if keep else None
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=memory)  # pyright: ignore
+
+    def auxiliary_loss(self) -> Tensor:
+        """What the layers want added to the loss of the last call in training; zero otherwise."""
+        added = [block.layer.auxiliary_loss for block in self._blocks()] if self.training else []
+        return sum((each for each in added if each is not None), torch.zeros((), device=self.device))
+
+    def state_bytes(self, num_tokens: int = 0) -> int:
+        """Bytes of one row's memory after `num_tokens` tokens, all blocks together."""
+        return sum(block.layer.state_bytes(num_tokens) for block in self._blocks())
+
+    def _blocks(self) -> list[Block]:
+        return cast("list[Block]", list(self.blocks))
 
     def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any) -> None:
         """The first call makes the memory, unless one was given."""

@@ -63,7 +63,7 @@ class Replay(Method):
             labels = labels_of(batch)
             for row, place in enumerate(learner.places):
                 label = int(labels[row]) if labels.dim() == 1 else -1
-                self.offer(learner, _kept(learner.task.train[place]), label, source)
+                self.offer(learner, kept(learner.task.train[place]), label, source)
 
     def batch(self, learner: Learner, places: list[int]) -> Any:
         """A batch of the rows at these places of the memory, on the learner's device."""
@@ -129,12 +129,12 @@ def _random(below: int, source: torch.Generator) -> int:
     return int(torch.randint(below, (), generator=source))
 
 
-def _kept(row: Any) -> Any:
+def kept(row: Any) -> Any:
     """A row of a data set as a tree that can be saved, on the CPU, sharing nothing with the data set."""
     if isinstance(row, dict):
-        return {key: _kept(value) for key, value in row.items()}
+        return {key: kept(value) for key, value in row.items()}
     if isinstance(row, list | tuple):
-        return tuple(_kept(value) for value in row)
+        return tuple(kept(value) for value in row)
     if isinstance(row, str | int | float | bool) or row is None:
         return row
     return torch.as_tensor(row).to("cpu", copy=True)

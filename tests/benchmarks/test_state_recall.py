@@ -1,0 +1,90 @@
+"""The benchmark of recall against bytes of state, tiny: rows, resume, the limit, the plot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from recollect.benchmarks import state_recall as bench
+from recollect.errors import Conflict, InvalidInput, Unavailable
+from recollect.state.layers import layers, make_layer
+
+TINY = bench.Setup(num_pairs=2, length=16, dim=16, batch_rows=4, num_steps=2, rates=(1e-2, 1e-3))
+
+
+def test_rows_are_resumed_and_not_measured_again(tmp_path):
+    saved = []
+    first = bench.run(TINY, ["GRU"], limit_s=1e-9, save=lambda found: saved.append(len(found["rows"])))
+    assert first["rows"] == []
+    assert first["left_out"] == 4
+    one = bench.run(TINY, ["GRU"])
+    assert [(row["settings"]["state_size"], row["rate"]) for row in one["rows"]] == [
+        (16, 1e-2),
+        (16, 1e-3),
+        (64, 1e-2),
+        (64, 1e-3),
+    ]
+    assert [row["state_bytes"] for row in one["rows"]] == [2 * 16 * 4, 2 * 16 * 4, 2 * 64 * 4, 2 * 64 * 4]
+    done = []
+    both = bench.run(TINY, ["GRU", "attention"], earlier=one, progress=lambda what, *_: done.append(what.split(":")[0]))
+    assert done == ["attention", "attention"]
+    assert both["rows"][:4] == one["rows"]
+    assert both["rows"][-1]["state_bytes"] == 2 * (2 * 16 * 16 * 4 + 3 * 48 * 4 + 2 * 8)
+    with pytest.raises(Conflict, match="setup: the earlier result was measured with"):
+        bench.run(replace(TINY, seed=1), ["GRU"], earlier=one)
+    console = Console(record=True, width=140)
+    bench.show(both, console)
+    assert "mqar, 16 tokens, 2 pairs; 2 blocks of width 16" in console.export_text()
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    assert bench.plot(both, tmp_path).stat().st_size > 5000
+
+
+def test_of_each_size_the_best_rate_counts():
+    rows = [
+        {
+            "line": "GRU",
+            "layer": "gru",
+            "settings": {"state_size": 8},
+            "rate": rate,
+            "accuracy": right,
+            "state_bytes": 1,
+        }
+        for rate, right in ((1e-2, 0.3), (1e-3, 0.9))
+    ]
+    rows.append({"line": "GRU", "layer": "gru", "settings": {"state_size": 9}, "rate": 1.0, "why_not": "diverged"})
+    setup = {"num_pairs": 2, "rates": [1e-2, 1e-3]}
+    assert [row["rate"] for row in bench.best({"rows": rows, "setup": setup})] == [1e-3]
+
+
+def test_a_run_that_diverges_has_a_row_that_says_so(monkeypatch):
+    def diverge(*_, **__):
+        raise InvalidInput("learning_rate: the loss is nan at step 1; use a smaller one.")
+
+    monkeypatch.setattr("recollect.benchmarks.state_tasks.fit", diverge)
+    row = bench.measure(TINY, {"line": "GRU", "layer": "gru", "settings": {}, "rate": 1.0}, "cpu")
+    assert row["why_not"].startswith("learning_rate: the loss is")
+
+
+def test_every_entry_can_be_made_and_every_layer_that_generates_has_one():
+    found = [entry for line in bench.entries(TINY).values() for entry in line]
+    for layer, settings in found:
+        make_layer(layer, 16, **settings)
+    left = {name for name, layer in layers().items() if layer.causal} - {layer for layer, _ in found}
+    assert left <= {"elman-rnn", "rnn-review", "titans-mal"}
+
+
+def test_wrong_input_is_told():
+    with pytest.raises(InvalidInput, match="task: 'sorting' is not known"):
+        replace(TINY, task="sorting").make_task()
+    with pytest.raises(InvalidInput, match="layers: 'gruu' is not known; use some of attention"):
+        bench.run(TINY, ["gruu"])
+    import torch
+
+    if not torch.cuda.is_available():
+        with pytest.raises(Unavailable, match="device"):
+            bench.run(TINY, device="cuda")
+    for task in bench.TASKS:
+        assert 0 < bench.chance(replace(TINY, task=task)) < 0.2
+        replace(TINY, task=task, length=64).make_task()
