@@ -49,7 +49,7 @@ class Size:
 
 
 SMALL = Size(128, 1024, 2, 16, 8, 150, 1e-3, num_seeds=2)
-FULL = Size(1024, 16384, 4, 64, 16, 500, 5e-4, num_texts=7, text_tokens=65536, num_train=84, num_lessons=50)
+FULL = Size(1024, 16384, 4, 64, 16, 300, 5e-4, num_texts=7, text_tokens=65536, num_train=48, num_lessons=50)
 
 
 @dataclass
