@@ -30,7 +30,7 @@ ROWS = {
         longvq.FULL: {"recall": 1.0, "level": 0.8},
     },
     "synaptic-resonance": {
-        name: {"1:8": 0.9 if name in (synaptic_resonance.SYSTEM, synaptic_resonance.GATE) else 0.5}
+        name: {"1:4": 0.9 if name in (synaptic_resonance.SYSTEM, synaptic_resonance.GATE) else 0.5}
         for name in synaptic_resonance.NAMES
     },
     "reweaving": {name: {"far": 0.9 if name in (reweaving.SYSTEM, reweaving.OWN) else 0.5} for name in reweaving.NAMES},
@@ -39,8 +39,8 @@ BREAKS = [
     ("longvq", longvq.SYSTEM, {"recall": 0.8}),
     ("longvq", longvq.NO_AVERAGE, {"level": 0.74}),
     ("longvq", longvq.LINEAR, {"level": 0.8}),
-    ("synaptic-resonance", synaptic_resonance.OPEN, {"1:8": 0.88}),
-    ("synaptic-resonance", synaptic_resonance.GATE, {"1:8": 0.95}),
+    ("synaptic-resonance", synaptic_resonance.OPEN, {"1:4": 0.88}),
+    ("synaptic-resonance", synaptic_resonance.GATE, {"1:4": 0.95}),
     ("reweaving", reweaving.RANDOM, {"far": 0.88}),
     ("reweaving", reweaving.OWN, {"far": 0.91}),
     ("rnn-review", rnn_review.LSTM, {"solved": 0.4}),
