@@ -426,6 +426,16 @@ SYSTEMS: tuple[System, ...] = (
         claim="recollect.claims.few_shot_memories",
     ),
     System(
+        key="cmt",
+        name="CMT",
+        paper="CMT: A Memory Compression Method for Continual Knowledge Learning of Large Language Models",
+        arxiv="2412.07393",
+        year=2024,
+        home="weights",
+        target="recollect.weights.cmt:CMT",
+        claim="recollect.claims.cmt",
+    ),
+    System(
         key="locomo",
         name="LoCoMo",
         paper="Evaluating Very Long-Term Conversational Memory of LLM Agents",

@@ -61,6 +61,13 @@ HOLDS: dict[str, dict[str, dict[str, float]]] = {
         "PromptTPP": {"nats": 1.4, "forgotten": 0.2, "at a return": 1.5},
         "no pool, task after task": {"nats": 1.5, "forgotten": 0.3, "at a return": 1.6},
     },
+    "cmt": {
+        "CMT": {"right@10": 0.9, "right@200": 0.8},
+        "without self-matching, all memories": {"right@10": 0.4, "right@200": 0.1},
+        "mean of all memories": {"right@200": 0.1},
+        "no memory": {"right@200": 0.05},
+        "document in the text": {"right@200": 1.0},
+    },
 }
 BREAKS = [  # key, row, what it is instead
     ("rehearsal-free", "prediction + EWC", {"accuracy": 0.4}),
@@ -95,6 +102,11 @@ BREAKS = [  # key, row, what it is instead
     ("prompttpp", "PromptTPP", {"nats": 1.5}),
     ("prompttpp", "PromptTPP", {"forgotten": 0.35}),
     ("prompttpp", "PromptTPP", {"at a return": 1.7}),
+    ("cmt", "CMT", {"right@200": 0.55}),
+    ("cmt", "without self-matching, all memories", {"right@200": 0.76}),
+    ("cmt", "without self-matching, all memories", {"right@10": 0.15}),
+    ("cmt", "mean of all memories", {"right@200": 0.76}),
+    ("cmt", "no memory", {"right@200": 0.76}),
 ]
 
 
