@@ -12,12 +12,14 @@ from recollect.benchmarks.state_tasks import (
     adding,
     both_sides,
     delayed,
+    drifting_level,
     far_recall,
     fit,
     induction,
     intersection,
     listops,
     mqar_task,
+    paired_recall,
     score,
     selective_copying,
     waves,
@@ -134,3 +136,22 @@ def test_a_model_learns_a_small_task_and_guesses_before():
     model = fit(task, blocks, 16, Plan(num_steps=60, learning_rate=2e-2, warmup_steps=5), 16)
     assert score(untrained, task, 64) < 0.5
     assert score(model, task, 64) > 0.9
+
+
+def test_paired_recall_asks_for_what_was_told():
+    tokens, labels = paired_recall(48, 4, gap_tokens=16).make(5, 0)
+    for row, said in zip(tokens.tolist(), labels.tolist(), strict=True):
+        told = {(token - 8) // 4: (token - 8) % 4 for token in row[:4]}
+        asked = {row[at] - 40: label for at, label in enumerate(said) if label >= 0}
+        assert asked == told
+        assert min(at for at, label in enumerate(said) if label >= 0) >= 20
+
+
+def test_the_level_drifts_slowly_and_is_asked_for():
+    tokens, labels = drifting_level(64).make(200, 0)
+    assert ((labels >= 0) == (tokens == 16)).all()
+    assert set(labels[labels >= 0].tolist()) == {17, 18}
+    readings = tokens.float().masked_fill(tokens == 16, torch.nan)
+    above = readings.nanmean(1) > 8  # what the mean of a row says of its level
+    right = [float(label == 17 + int(high)) for row, high in zip(labels, above, strict=True) for label in row[row >= 0]]
+    assert sum(right) / len(right) > 0.65

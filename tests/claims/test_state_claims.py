@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from recollect.claims import jrt_rnn, lssl, mom, rnn_review, titans
+from recollect.claims import jrt_rnn, longvq, lssl, mom, reweaving, rnn_review, synaptic_resonance, titans
 from recollect.claims.claim import Row, load
 
 ROWS = {
@@ -32,8 +32,27 @@ ROWS = {
         jrt_rnn.PREFIX: {"smaller first": 0.9, "larger first": 0.9},
         jrt_rnn.ONCE: {"smaller first": 0.9, "larger first": 0.5},
     },
+    "longvq": {
+        longvq.SYSTEM: {"recall": 0.9, "level": 0.75},
+        longvq.NO_AVERAGE: {"recall": 0.9, "level": 0.6},
+        longvq.ONLY_AVERAGE: {"recall": 0.3, "level": 0.76},
+        longvq.LINEAR: {"recall": 0.8, "level": 0.7},
+        longvq.FULL: {"recall": 1.0, "level": 0.8},
+    },
+    "synaptic-resonance": {
+        name: {"1:4": 0.9 if name in (synaptic_resonance.SYSTEM, synaptic_resonance.GATE) else 0.5}
+        for name in synaptic_resonance.NAMES
+    },
+    "reweaving": {name: {"far": 0.9 if name in (reweaving.SYSTEM, reweaving.OWN) else 0.5} for name in reweaving.NAMES},
 }
 BREAKS = [
+    ("longvq", longvq.SYSTEM, {"recall": 0.8}),
+    ("longvq", longvq.NO_AVERAGE, {"level": 0.74}),
+    ("longvq", longvq.LINEAR, {"level": 0.8}),
+    ("synaptic-resonance", synaptic_resonance.OPEN, {"1:4": 0.88}),
+    ("synaptic-resonance", synaptic_resonance.GATE, {"1:4": 0.95}),
+    ("reweaving", reweaving.RANDOM, {"far": 0.88}),
+    ("reweaving", reweaving.OWN, {"far": 0.91}),
     ("rnn-review", rnn_review.LSTM, {"solved": 0.4}),
     ("rnn-review", rnn_review.LSTM, {"both sides": 0.7}),
     ("rnn-review", rnn_review.ELMAN, {"error": 0.05}),

@@ -40,8 +40,8 @@ def test_ways_of_calling_the_model(model, ids):
         torch.testing.assert_close(model(inputs_embeds=model.get_input_embeddings()(ids)).logits, plain)
         torch.testing.assert_close(model(ids, logits_to_keep=9).logits, plain[:, -9:])
         torch.testing.assert_close(model(ids, logits_to_keep=torch.tensor([2, 20])).logits, plain[:, [2, 20]])
-        assert model(ids, use_cache=False).past_key_values is None
-        assert model(ids).past_key_values is memory.memory
+        assert model(ids, use_cache=False).cache is None
+        assert model(ids).cache is memory.memory
         without = model.generate(ids, max_new_tokens=3, do_sample=False, use_cache=False)
         chunked = model.generate(ids, max_new_tokens=3, do_sample=False, prefill_chunk_size=7)
     expected = model.generate(ids, max_new_tokens=3, do_sample=False)
@@ -78,3 +78,12 @@ def test_the_six_lines_in_the_docs_run(tmp_path, monkeypatch):
     space = {"say": said.append, "book": "The miller walked on. " * 60}
     exec(compile(block.replace("path/to/llama", "llama").replace("print(", "say("), "page", "exec"), space)
     assert said[0]
+
+
+def test_generate_leaves_out_what_a_memory_has_read(model, ids):
+    with StreamingLLM(num_sink_tokens=2, window_tokens=64).attach(model) as memory:
+        wanted = model.generate(ids, max_new_tokens=4, do_sample=False)
+        memory.forget()
+        memory.read(ids[:, :10])
+        assert torch.equal(model.generate(ids, cache=memory.memory, max_new_tokens=4, do_sample=False), wanted)
+        assert memory.stats()["num_read"] == ids.shape[1] + 3

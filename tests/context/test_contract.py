@@ -57,7 +57,7 @@ def test_read_in_pieces_is_read_at_once(policy_class, model, ids):
         memory.forget()
         memory.read(ids[:, :7])
         memory.read(ids[:, 7:8])
-        close(logits_of(model, ids[:, 8:], past_key_values=memory.memory), whole[:, 8:])
+        close(logits_of(model, ids[:, 8:], cache=memory.memory), whole[:, 8:])
 
 
 def test_a_bounded_memory_reads_in_chunks_whatever_the_pieces(policy_class, model, ids):
@@ -68,7 +68,7 @@ def test_a_bounded_memory_reads_in_chunks_whatever_the_pieces(policy_class, mode
         assert kept["attended_tokens"] <= TIGHT
         assert kept["num_read"] == LENGTH
         memory.forget()
-        pieces = [logits_of(model, ids[:, start : start + 8], past_key_values=memory.memory) for start in (0, 8, 16)]
+        pieces = [logits_of(model, ids[:, start : start + 8], cache=memory.memory) for start in (0, 8, 16)]
         close(torch.cat(pieces, dim=1), whole)
         close(logits_of(model, ids, logits_to_keep=1), whole[:, -1:])
     plain = logits_of(model, ids)
@@ -109,7 +109,7 @@ def test_beams_of_a_tight_memory_carry_their_own_past(policy_class, model, ids):
         for column in range(LENGTH, LENGTH + 4):
             token = found.sequences[:, column : column + 1]
             total += last.log_softmax(-1).gather(1, token)[:, 0]
-            last = logits_of(model, token, past_key_values=memory.memory)[:, -1]
+            last = logits_of(model, token, cache=memory.memory)[:, -1]
     close(total / 4, found.sequences_scores)
 
 
@@ -146,11 +146,11 @@ def test_an_exception_leaves_the_model_and_the_memory_as_they_were(policy_class,
         with policy_class.with_budget(TIGHT).attach(model) as memory:
             memory.read(ids)
             kept = memory.memory
-            following = logits_of(model, ids[:, :3], past_key_values=kept.copy())
+            following = logits_of(model, ids[:, :3], cache=kept.copy())
             with model.model.layers[1].register_forward_pre_hook(stop), pytest.raises(RuntimeError, match="stop"):
-                model(ids, past_key_values=kept)
+                model(ids, cache=kept)
             assert kept.stats()["num_read"] == LENGTH
-            assert torch.equal(logits_of(model, ids[:, :3], past_key_values=kept.copy()), following)
+            assert torch.equal(logits_of(model, ids[:, :3], cache=kept.copy()), following)
             stop()
 
     with pytest.raises(RuntimeError, match="stop"):
@@ -257,12 +257,12 @@ def test_wrong_use_is_refused_in_one_sentence(policy_class, model, ids):
             replace(policy, **{name: -1})
     with pytest.raises(InvalidInput, match="model: Linear is not a decoder"), policy.attach(torch.nn.Linear(2, 2)):
         pass
-    plain = model(ids).past_key_values
+    plain = model(ids).cache
     with policy.attach(model) as memory:
         with pytest.raises(Conflict, match="attached to it already"), policy.attach(model):
             pass
-        with pytest.raises(InvalidInput, match="past_key_values: a cache that was filled without"):
-            model(ids, past_key_values=plain)
+        with pytest.raises(InvalidInput, match="cache: a cache that was filled without"):
+            model(ids, cache=plain)
         right = torch.ones_like(ids)
         right[0, -1] = 0
         with pytest.raises(InvalidInput, match="attention_mask: only left padding"):

@@ -43,7 +43,7 @@ def plain(policy):
 def one_by_one(model, ids, memory, cache=None):
     cache = memory.memory if cache is None else cache
     with torch.no_grad():
-        steps = [model(ids[:, at : at + 1], past_key_values=cache).logits for at in range(ids.shape[1])]
+        steps = [model(ids[:, at : at + 1], cache=cache).logits for at in range(ids.shape[1])]
     return torch.cat(steps, dim=1)
 
 
@@ -84,7 +84,7 @@ def test_what_comes_between_finds_the_newest_state(policy, tmp_path):
     model, ids = make_model(), tokens(2, 40)
     with plain(policy).attach(model) as memory, torch.no_grad():
         memory.read(ids[:, :30])
-        wanted = model(ids[:, 30:35], past_key_values=memory.memory).logits
+        wanted = model(ids[:, 30:35], cache=memory.memory).logits
     with policy.attach(model) as memory, torch.no_grad():
         memory.read(ids[:, :14])
         one_by_one(model, ids[:, 14:20], memory)
@@ -94,10 +94,10 @@ def test_what_comes_between_finds_the_newest_state(policy, tmp_path):
         for cache, start, end in ((kept, 20, 24), (apart, 20, 30), (kept, 24, 30)):  # two memories take turns
             one_by_one(model, ids[:, start:end], memory, cache)
         for cache in (kept, apart):
-            assert (model(ids[:, 30:35], past_key_values=cache).logits - wanted).abs().max() < 1e-5
+            assert (model(ids[:, 30:35], cache=cache).logits - wanted).abs().max() < 1e-5
         memory.load(tmp_path / "memory.safetensors")
         one_by_one(model, ids[:, 20:30], memory)
-        assert (model(ids[:, 30:35], past_key_values=memory.memory).logits - wanted).abs().max() < 1e-5
+        assert (model(ids[:, 30:35], cache=memory.memory).logits - wanted).abs().max() < 1e-5
 
 
 def test_a_step_that_fails_changes_nothing():
@@ -144,7 +144,7 @@ def test_a_gradient_or_scaled_angles_take_the_readable_way():
     model = make_model()
     with policy.attach(model) as memory:
         memory.read(ids[:, :12])
-        model(ids[:, 12:13], past_key_values=memory.memory)
+        model(ids[:, 12:13], cache=memory.memory)
         assert memory.memory.ring is None
     scaled = make_model(rope_parameters={"rope_theta": 1e4, "rope_type": "dynamic", "factor": 2.0})
     with policy.attach(scaled) as memory:

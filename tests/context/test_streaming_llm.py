@@ -31,4 +31,4 @@ def test_it_keeps_no_more_than_it_says(model, ids):
         floats = memory.size_bytes().device / 4
         assert floats == (4 + 8) * 2 * 2 * 2 * 2 * 8  # tokens, rows, layers, keys and values, heads, head size
         assert memory.stats()["attended_tokens"] == 12
-        assert math.isfinite(float(logits_of(model, ids[:, :1], past_key_values=memory.memory).sum()))
+        assert math.isfinite(float(logits_of(model, ids[:, :1], cache=memory.memory).sum()))

@@ -98,8 +98,8 @@ def test_a_turn_of_several_tokens_meets_old_keys_as_single_ones_do(model, ids):
     with policy.attach(model) as memory:
         memory.read(ids[:, :16])
         kept = memory.memory
-        together = logits_of(model, ids[:, 16:20], past_key_values=kept.copy())
-        single = [logits_of(model, ids[:, at : at + 1], past_key_values=kept) for at in range(16, 20)]
+        together = logits_of(model, ids[:, 16:20], cache=kept.copy())
+        single = [logits_of(model, ids[:, at : at + 1], cache=kept) for at in range(16, 20)]
     torch.testing.assert_close(together, torch.cat(single, dim=1), atol=1e-5, rtol=1e-5)
     assert (together - logits_of(model, ids[:, :20])[:, 16:]).abs().max() > 1e-3
 

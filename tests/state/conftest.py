@@ -18,6 +18,8 @@ SMALL: dict[str, list[dict[str, Any]]] = {  # settings under which LENGTH is sev
     "linear-attention": [{"chunk_tokens": 8}, {"chunk_tokens": 8, "feature_map": "taylor", "key_size": 3}],
     "rnn-review": [],  # as "lstm"
     "lstm": [{}, {"state_size": 6, "peephole": True}, {"forget_gate": False}],
+    "longvq": [{"codebook_size": 6, "window_tokens": 4, "key_size": 4, "num_averages": 3, "chunk_tokens": 5}],
+    "synaptic-resonance": [{"window_tokens": 5, "chunk_tokens": 8}, {"window_tokens": 5, "rule": "hebb"}],
     "lssl": [
         {"state_size": 4, "chunk_tokens": 8},
         {"state_size": 4, "chunk_tokens": 8, "measure": "legt", "learn_matrix": False, "channels": 2, "alpha": 1.0},

@@ -69,7 +69,7 @@ def test_a_step_of_training_lowers_the_loss(model, ids):
     loss.backward()
     optimizer.step()
     assert model(ids, labels=ids).loss < loss
-    assert model(ids).past_key_values is None
+    assert model(ids).cache is None
 
 
 def test_left_padding_is_kept_out_of_every_state(ids):
@@ -84,7 +84,7 @@ def test_left_padding_is_kept_out_of_every_state(ids):
     assert torch.equal(together[:1, 13:], alone[:, 9:])
     whole = model(ids * mask, attention_mask=mask).logits
     first = model((ids * mask)[:, :2], attention_mask=mask[:, :2])
-    close(model((ids * mask)[:, 2:], attention_mask=mask, past_key_values=first.past_key_values).logits, whole[:, 2:])
+    close(model((ids * mask)[:, 2:], attention_mask=mask, cache=first.cache).logits, whole[:, 2:])
 
 
 def test_right_padding_is_for_training_only(ids):
@@ -103,14 +103,14 @@ def test_right_padding_is_for_training_only(ids):
 
 def test_turns_go_on_from_a_memory_that_was_saved(ids, tmp_path):
     model = make("linear-attention", "attention")
-    memory = model(ids[:, :9]).past_key_values
+    memory = model(ids[:, :9]).cache
     memory.save(tmp_path / "memory.safetensors")
     loaded = StateCache.load(tmp_path / "memory.safetensors")
     assert loaded.num_read == 9
     assert loaded.size_bytes() == memory.size_bytes() > 0
     whole = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)
     mask = torch.ones_like(ids)
-    reply = model.generate(ids, attention_mask=mask, past_key_values=loaded, max_new_tokens=4, do_sample=False)
+    reply = model.generate(ids, attention_mask=mask, cache=loaded, max_new_tokens=4, do_sample=False)
     assert torch.equal(reply, whole)
     with pytest.raises(NotFound, match="path: there is no file"):
         StateCache.load(tmp_path / "nothing")
@@ -120,12 +120,12 @@ def test_turns_go_on_from_a_memory_that_was_saved(ids, tmp_path):
 
 def test_rows_of_a_memory_are_chosen_and_repeated(ids):
     model = make("lstm")
-    memory = model(ids[:, :9]).past_key_values
+    memory = model(ids[:, :9]).cache
     memory.batch_repeat_interleave(2)
     rows = torch.tensor([0, 0, 1, 1])
-    close(model(ids[rows, 9:], past_key_values=memory).logits, model(ids).logits[rows, 9:])
+    close(model(ids[rows, 9:], cache=memory).logits, model(ids).logits[rows, 9:])
     memory.batch_select_indices(torch.tensor([2]))
-    close(model(ids[1:, 9:], past_key_values=memory).logits, model(ids).logits[1:, 9:])
+    close(model(ids[1:, 9:], cache=memory).logits, model(ids).logits[1:, 9:])
 
 
 def test_documents_in_one_sequence_do_not_see_each_other(ids):

@@ -49,7 +49,7 @@ def test_without_memory_it_is_copies_of_layers_and_what_the_backbone_added(famil
     x = hidden[0]
     for source, start, end in ((1, 0, 2), (3, 2, 4)):
         options = read(decoder, input_ids=ids).options[source]
-        options["past_key_values"] = None
+        options["cache"] = None
         with torch.no_grad():
             x = decoder.layers[source](x, **options) + hidden[end] - hidden[start]
     norm = decoder.final_layernorm if family == "phi" else decoder.norm

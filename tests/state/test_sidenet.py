@@ -34,7 +34,7 @@ def test_layers_are_copies_of_the_last_of_their_share_or_of_the_one_that_wrote()
 def test_it_stands_behind_the_backbone_in_the_cache(family):
     decoder, side = parts(family)
     cache, ids = DynamicCache(), tokens(1, 6)
-    reading = read(decoder, input_ids=ids, past_key_values=cache)
+    reading = read(decoder, input_ids=ids, cache=cache)
     side(reading, None, cache)
     assert len(cache.layers) == 6
     assert [layer.keys.shape[2] for layer in cache.layers] == [6] * 6

@@ -84,7 +84,7 @@ def test_segments_add_up_and_their_gradient_stops_at_borders():
     model.zero_grad()
     whole.backward()
     assert (cut - model.embed.weight.grad).abs().max() > 1e-5
-    state = model(ids, use_cache=True).past_key_values
+    state = model(ids, use_cache=True).cache
     assert not any(each.requires_grad for each in detach(state.states)["1"].values())
 
 

@@ -155,7 +155,7 @@ def _policy(
                     else:
                         peak = _peak(ids)
                         before = memory.memory.checkpoint()
-                        steps = _steps(lambda at: model(ids[:, at : at + 1], past_key_values=memory.memory), ids)
+                        steps = _steps(lambda at: model(ids[:, at : at + 1], cache=memory.memory), ids)
                         memory.memory.restore(before)
                 except torch.OutOfMemoryError:
                     why = "out of device memory"
@@ -200,7 +200,7 @@ def _peer(model: Any, key: str, ids: Any, lengths: Sequence[int], progress: Prog
             cache = DynamicCache()
             with press(model):
                 places = torch.arange(length, device=ids.device)  # told as older transformers told it
-                options = {"past_key_values": cache, "cache_position": places, "logits_to_keep": 1}
+                options = {"cache": cache, "cache_position": places, "logits_to_keep": 1}
                 read = _timed(lambda length=length, options=options: model(ids[:, :length], **options), ids)
             peak = _peak(ids)
             layers: Any = cache.layers
@@ -211,7 +211,7 @@ def _peer(model: Any, key: str, ids: Any, lengths: Sequence[int], progress: Prog
                 "peak_bytes": peak,
                 "attended_tokens": layers[0].keys.shape[2],
             }
-            steps = _steps(lambda at, cache=cache: model(ids[:, at : at + 1], past_key_values=cache), ids)
+            steps = _steps(lambda at, cache=cache: model(ids[:, at : at + 1], cache=cache), ids)
             rows.append({"method": key, "length": length, "decode_ms": round(1000 * steps, 3), **row})
         except torch.OutOfMemoryError:
             rows.append({"method": key, "length": length, "why_not": "out of device memory"})
@@ -236,13 +236,11 @@ def _full(model: Any, ids: Any, lengths: Sequence[int], limit_s: float, progress
         try:
             _start_peak(ids)
             cache = DynamicCache()
-            read = _timed(
-                lambda cache=cache, length=length: model(ids[:, :length], past_key_values=cache, logits_to_keep=1), ids
-            )
+            read = _timed(lambda cache=cache, length=length: model(ids[:, :length], cache=cache, logits_to_keep=1), ids)
             peak = _peak(ids)
             layers: Any = cache.layers
             size = sum(2 * layer.keys.nbytes for layer in layers)
-            copying = _steps(lambda at, cache=cache: model(ids[:, at : at + 1], past_key_values=cache), ids)
+            copying = _steps(lambda at, cache=cache: model(ids[:, at : at + 1], cache=cache), ids)
             fixed = StaticCache(model.config, max_cache_len=length + WARM_STEPS + DECODE_STEPS)
             for number, layer in enumerate(layers):  # moved layer by layer, so that both never lie there whole
                 fixed.update(
@@ -286,7 +284,7 @@ def _static_steps(model: Any, cache: Any, ids: Any, length: int) -> float:
 
     def step(at: int) -> None:
         position = torch.tensor([[length + at]], device=ids.device)
-        model(ids[:, at : at + 1], past_key_values=cache, position_ids=position)
+        model(ids[:, at : at + 1], cache=cache, position_ids=position)
 
     return _steps(step, ids)
 

@@ -213,8 +213,8 @@ def _mqar_scores(model: Any, tokens: np.ndarray, labels: np.ndarray, low: int, h
     right, cache, piece = np.zeros(len(tokens)), None, 512
     for start in range(0, tokens.shape[1], piece):
         ids = torch.from_numpy(tokens[:, start : start + piece]).to(model.device)
-        output = model(input_ids=ids, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
+        output = model(input_ids=ids, cache=cache, use_cache=True)
+        cache = output.cache
         guess = output.logits[..., low:high].argmax(-1).cpu().numpy() + low
         right += (guess == labels[:, start : start + piece]).sum(axis=1)
     return (right / (labels >= 0).sum(axis=1)).tolist()
@@ -307,8 +307,8 @@ def losses(model: Any, policy: ContextMemory | None, tokens: Sequence[int], piec
     with torch.no_grad(), nullcontext() if policy is None else policy.attach(model):
         for start in range(0, ids.shape[1], piece):
             chunk = ids[:, start : start + piece]
-            output = model(input_ids=chunk, past_key_values=cache, use_cache=True)
-            cache, scores = output.past_key_values, output.logits[0].float().log_softmax(-1)
+            output = model(input_ids=chunk, cache=cache, use_cache=True)
+            cache, scores = output.cache, output.logits[0].float().log_softmax(-1)
             before = scores[:-1] if last is None else torch.cat([last, scores[:-1]])
             found.append(-before.gather(1, chunk[0, chunk.shape[1] - len(before) :, None])[:, 0])
             last = scores[-1:]

@@ -142,8 +142,8 @@ def play(
             options = LETTERS[: len(each.options)] if by == "letter" else [f" {option}" for option in each.options]
             answers = [encode(option) for option in options]
             ids = torch.tensor([[*said, *encode(each.text + end)]], device=model.device)
-            output = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache = output.past_key_values
+            output = model(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1)
+            cache = output.cache
             choice = int(output.logits[0, -1, [answer[0] for answer in answers]].argmax())
             yield choice
             said = [*answers[choice], *encode(")." if by == "letter" else ".")]

@@ -87,6 +87,51 @@ def induction(length: int = 256, alphabet: int = 16) -> Task:
     return Task("induction", alphabet + 1, make)
 
 
+def paired_recall(length: int, num_pairs: int, num_keys: int = 8, num_values: int = 4, gap_tokens: int = 0) -> Task:
+    """Pairs of a key and a value, a token each, then at least `gap_tokens` of noise, then tokens that ask for the keys.
+
+    Tokens: 8 of noise, `num_keys * num_values` pairs, `num_keys` questions; a label is the number of the value.
+    """
+    tell, ask = 8, 8 + num_keys * num_values
+
+    def make(rows: int, seed: int) -> Batch:
+        rng = np.random.default_rng(seed)
+        tokens, labels = rng.integers(0, 8, (rows, length)), np.full((rows, length), IGNORED)
+        for row in range(rows):
+            keys, values = rng.permutation(num_keys)[:num_pairs], rng.integers(0, num_values, num_pairs)
+            tokens[row, :num_pairs] = tell + keys * num_values + values
+            at = np.sort(rng.choice(np.arange(num_pairs + gap_tokens, length), num_pairs, replace=False))
+            order = rng.permutation(num_pairs)
+            tokens[row, at], labels[row, at] = ask + keys[order], values[order]
+        return torch.from_numpy(tokens), torch.from_numpy(labels)
+
+    return Task("paired recall", ask + num_keys, make)
+
+
+def drifting_level(length: int, num_levels: int = 16, num_queries: int = 8) -> Task:
+    """Noisy readings of a level that drifts slowly; at a query the sign of the level is to be told.
+
+    Readings are tokens 0 to `num_levels` - 1, the query `num_levels`, the answers the two tokens after it. A single reading
+    says little: the noise is four times the level's size.
+    """
+
+    def make(rows: int, seed: int) -> Batch:
+        rng = np.random.default_rng(seed)
+        level = np.zeros((rows, length))
+        level[:, 0] = rng.normal(size=rows)
+        for t in range(1, length):
+            level[:, t] = 0.99 * level[:, t - 1] + np.sqrt(1 - 0.99**2) * rng.normal(size=rows)
+        seen = level + 4 * rng.normal(size=(rows, length))
+        tokens = np.clip(np.round((seen + 8) * num_levels / 16), 0, num_levels - 1).astype(np.int64)
+        labels = np.full((rows, length), IGNORED)
+        for row in range(rows):
+            at = rng.choice(np.arange(length // 4, length), num_queries, replace=False)
+            tokens[row, at], labels[row, at] = num_levels, num_levels + 1 + (level[row, at] > 0)
+        return torch.from_numpy(tokens), torch.from_numpy(labels)
+
+    return Task("drifting level", num_levels + 3, make)
+
+
 LISTOPS = {"MIN": min, "MAX": max, "MED": lambda found: int(np.median(found)), "SM": lambda found: sum(found) % 10}
 
 
@@ -134,11 +179,18 @@ def fit(
     progress: Progress = lambda *_: None,
     **settings: Any,
 ) -> MemoryLM:
-    """A MemoryLM of these blocks, trained on a task; batches are made anew at each step. `settings` are its config's."""
+    """A MemoryLM of these blocks, trained on a task. `settings` are its config's."""
     model = memory_lm(task.vocabulary, dim, blocks, plan.seed, **settings).to(device)  # pyright: ignore
+    return teach(model, task, plan, batch_rows, progress)
+
+
+def teach(
+    model: MemoryLM, task: Task, plan: Plan, batch_rows: int = 64, progress: Progress = lambda *_: None
+) -> MemoryLM:
+    """The model, trained on a task; batches are made anew at each step."""
 
     def loss(step: int) -> Tensor:
-        tokens, labels = (each.to(device) for each in task.make(batch_rows, plan.seed * 1_000_003 + step))
+        tokens, labels = (each.to(model.device) for each in task.make(batch_rows, plan.seed * 1_000_003 + step))
         logits = model(tokens, use_cache=False).logits
         loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
         return loss + model.auxiliary_loss()

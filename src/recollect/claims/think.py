@@ -77,8 +77,8 @@ def _predictions(model: Any, policy: ThinK | None, tokens: list[int]) -> Tensor:
     ids, cache, found = torch.tensor([tokens], device=model.device), None, []
     with torch.no_grad(), nullcontext() if policy is None else policy.attach(model):
         for chunk in ids.split(len(tokens) // 8, dim=1):
-            output = model(input_ids=chunk, past_key_values=cache, use_cache=True)
-            cache = output.past_key_values
+            output = model(input_ids=chunk, cache=cache, use_cache=True)
+            cache = output.cache
             found.append(output.logits[0].float().log_softmax(-1))
     return torch.cat(found)
 

@@ -124,7 +124,7 @@ class Attached:
             searched = kept.copy()
             searched.batch_repeat_interleave(max(beams, sequences))
         whole = torch.cat([mask.new_ones(mask.shape[0], seen), mask], dim=1)
-        options |= {"past_key_values": searched, "return_dict_in_generate": False}
+        options |= {"cache": searched, "return_dict_in_generate": False}
         before = kept.checkpoint()
         try:
             output = self.model.generate(ids, attention_mask=whole, **options)
@@ -185,7 +185,7 @@ class Attached:
 
     def _read(self, input_ids: Tensor, mask: Tensor) -> None:
         with torch.no_grad():
-            self.model(input_ids=input_ids, attention_mask=mask, past_key_values=self.memory, logits_to_keep=1)
+            self.model(input_ids=input_ids, attention_mask=mask, cache=self.memory, logits_to_keep=1)
         self.memory.unread = None
 
     # A call of the model.
@@ -195,7 +195,7 @@ class Attached:
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -212,7 +212,7 @@ class Attached:
         B, T = given.shape[:2]
         if self.policy.chunk_tokens < T and options.get("output_hidden_states"):
             raise InvalidInput("output_hidden_states: read at most chunk_tokens at once to have them.")
-        memory = self._memory_for(past_key_values, B)
+        memory = self._memory_for(cache, B)
         starts = _starts(attention_mask, B, T)
         if T == 1 and input_ids is not None and labels is None and self._runs_in_place(memory, starts, options):
             return self._step(memory, input_ids, use_cache=options.get("use_cache"), return_dict=return_dict)
@@ -242,7 +242,7 @@ class Attached:
         result[head] = torch.cat(scores, dim=1) if len(scores) > 1 else scores[0]
         if isinstance(logits_to_keep, Tensor):
             result[head] = result[head][:, logits_to_keep]
-        result["past_key_values"] = None if options.get("use_cache") is False else memory
+        result["cache"] = None if options.get("use_cache") is False else memory
         if labels is not None:
             result["loss"] = self.model.loss_function(result[head], labels, vocab_size=result[head].shape[-1])
         outputs = type(outputs)(**result)
@@ -274,7 +274,7 @@ class Attached:
         def forward(ids: Tensor) -> Tensor:
             self._decoder.rotary_emb.angles = ring.turn()
             try:
-                outputs = self._original(input_ids=ids, past_key_values=memory, use_cache=True, return_dict=True)
+                outputs = self._original(input_ids=ids, cache=memory, use_cache=True, return_dict=True)
             finally:
                 self._decoder.rotary_emb.angles = None
             self._output_class = type(outputs)
@@ -286,7 +286,7 @@ class Attached:
         finally:
             self._now = self._stepping = None
         memory.num_seen += 1
-        outputs = self._output_class(logits=logits, past_key_values=None if use_cache is False else memory)
+        outputs = self._output_class(logits=logits, cache=None if use_cache is False else memory)
         return outputs.to_tuple() if return_dict is False else outputs
 
     def _chunk(self, name: str, chunk: Tensor, starts: Tensor, wanted: int, options: dict[str, Any]) -> Any:
@@ -298,7 +298,7 @@ class Attached:
         reading = [(unit, pad) for unit, pad in zip(memory.units, self._pads, strict=True) if pad < T]
         for unit, pad in reading:
             self.policy.before_chunk(unit, T - pad)
-        options = options | {name: chunk, "past_key_values": memory, "use_cache": True, "return_dict": True}
+        options = options | {name: chunk, "cache": memory, "use_cache": True, "return_dict": True}
         if self._has_head:
             options["logits_to_keep"] = 0 if self.policy.needs_logits else wanted
         outputs = self._original(**options)
@@ -364,10 +364,10 @@ class Attached:
         """The memory that the caller passed, or a new one for a call without a past."""
         if isinstance(cache, MemoryCache):
             if cache.policy is not self.policy or cache.shape != self._shape or cache.num_layers != len(self._types):
-                raise InvalidInput("past_key_values: this memory belongs to another policy or model.")
+                raise InvalidInput("cache: this memory belongs to another policy or model.")
             memory = cache
         elif cache is not None and cache.get_seq_length() > 0:
-            raise InvalidInput("past_key_values: a cache that was filled without the policy cannot be used; pass none.")
+            raise InvalidInput("cache: a cache that was filled without the policy cannot be used; pass none.")
         else:
             memory = self._fresh()
         if memory.num_rows not in (0, rows):

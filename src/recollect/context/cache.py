@@ -151,7 +151,7 @@ class Unit:
 
 
 class MemoryCache(Cache):
-    """The memory of one batch of streams, in the place of transformers' key-value cache (`past_key_values`)."""
+    """The memory of one batch of streams, in the place of transformers' key-value cache (`cache`)."""
 
     def __init__(self, policy: ContextMemory, num_layers: int, shape: tuple[int, ...]):
         super().__init__(layers=[])
@@ -333,6 +333,11 @@ class MemoryCache(Cache):
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns read so far, padding included."""
         return self.num_seen
+
+    @property
+    def is_linear(self) -> list[bool]:
+        """No layer is one whose tokens cannot be counted: `generate` may leave out what was read."""
+        return [False] * self.num_layers
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """(columns with the next ones, offset); masks are the policy's own."""

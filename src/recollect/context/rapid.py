@@ -257,8 +257,8 @@ class _Reader:
 
     def _read(self, tokens: list[int], keep: int) -> Tensor:
         ids = torch.tensor([tokens], device=self.model.device)
-        output = self.model(input_ids=ids, past_key_values=self.cache, use_cache=True, logits_to_keep=keep)
-        self.cache = output.past_key_values
+        output = self.model(input_ids=ids, cache=self.cache, use_cache=True, logits_to_keep=keep)
+        self.cache = output.cache
         return output.logits[0]
 
 

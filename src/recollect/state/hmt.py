@@ -215,7 +215,7 @@ class HMT(nn.Module):
         """
         decoder = self.backbone.get_decoder()
         if mask.all():
-            options = {"past_key_values": cache, "use_cache": cache is not None}
+            options = {"cache": cache, "use_cache": cache is not None}
             return decoder(inputs_embeds=inputs, **options).last_hidden_state
         order = mask.long().argsort(dim=1, stable=True)
         packed = inputs.gather(1, order[..., None].expand_as(inputs))

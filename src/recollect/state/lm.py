@@ -1,7 +1,7 @@
 """MemoryLM: a language model of any layers with a state, which transformers can save, load and generate with.
 
 Embedding; blocks of a layer and a gated MLP, each behind a norm and beside a residual; head. The configuration names the
-layer of each block and its settings. What was read is a `StateCache`, carried as `past_key_values`: generation goes on
+layer of each block and its settings. What was read is a `StateCache`, carried as `cache`: generation goes on
 from it, training detaches it to cut the gradient, and it can be saved.
 
 Importing this module registers the model with AutoConfig and AutoModelForCausalLM.
@@ -34,7 +34,7 @@ class MemoryLMConfig(PreTrainedConfig):
     """
 
     model_type = "recollect-memory-lm"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
+    keys_to_ignore_at_inference = ["cache"]  # noqa: RUF012
 
     vocab_size: int = 512
     hidden_size: int = 128
@@ -64,6 +64,7 @@ class StateCache:
     """What a MemoryLM has read: the state of each block, and how many tokens it was."""
 
     is_compileable = False
+    is_linear = (False,)  # it knows how many tokens it has read
 
     def __init__(self, states: State | None = None, num_read: int = 0):
         self.states: State = {} if states is None else states
@@ -176,7 +177,7 @@ class MemoryLM(PreTrainedModel, GenerationMixin):
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        past_key_values: StateCache | None = None,
+        cache: StateCache | None = None,
         labels: Tensor | None = None,
         reset: Tensor | None = None,
         use_cache: bool | None = None,
@@ -186,7 +187,7 @@ class MemoryLM(PreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         """Logits [B, T, V] of the next token, the loss if there are `labels`, and the memory after the last token.
 
-        `past_key_values`: the memory to go on from, which is left as it was. `attention_mask` [B, columns read and new]: 0
+        `cache`: the memory to go on from, which is left as it was. `attention_mask` [B, columns read and new]: 0
         for padding on the left, which no state remembers; on the right it is allowed where no memory is kept. `reset`
         [B, T]: True where a row forgets what came before, as at the first token of a document. `labels` [B, T]: the tokens
         themselves; -100 is not counted; the loss includes what layers add in training. Raises InvalidInput for inputs that
@@ -194,7 +195,7 @@ class MemoryLM(PreTrainedModel, GenerationMixin):
         """
         x = self.embed(input_ids) if inputs_embeds is None else inputs_embeds
         keep = self.config.use_cache and not self.training if use_cache is None else use_cache
-        past = past_key_values or StateCache()
+        past = cache or StateCache()
         if attention_mask is not None:
             started = _starts(attention_mask, past.num_read, x.shape[1], keep)
             reset = started if reset is None or started is None else reset | started
@@ -208,7 +209,7 @@ class MemoryLM(PreTrainedModel, GenerationMixin):
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
             loss = loss + self.auxiliary_loss()
         memory: Any = StateCache(states, past.num_read + x.shape[1]) if keep else None
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=memory)  # pyright: ignore
+        return CausalLMOutputWithPast(loss=loss, logits=logits, cache=memory)  # pyright: ignore
 
     def auxiliary_loss(self) -> Tensor:
         """What the layers want added to the loss of the last call in training; zero otherwise."""

@@ -277,7 +277,7 @@ class LongMem(nn.Module):
             window.ids = torch.cat([window.ids, ids], dim=1)
             window.mask = torch.cat([window.mask, mask], dim=1)
         inputs = self._inputs(new, window.mask)
-        reading = read(decoder_of(self.backbone), [self.memory_layer], **inputs, past_key_values=window.cache)
+        reading = read(decoder_of(self.backbone), [self.memory_layer], **inputs, cache=window.cache)
         _, keys, values = reading.heads[self.memory_layer]
         window.keys = keys if window.keys is None else torch.cat([window.keys, keys], dim=2)
         window.values = values if window.values is None else torch.cat([window.values, values], dim=2)

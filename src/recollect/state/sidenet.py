@@ -105,7 +105,7 @@ class SideNet(nn.Module):
         x = hidden[0]
         for number, layer in enumerate(self.layers):
             options = {name: _as(dtype, value) for name, value in reading.options[self.sources[number]].items()}
-            x = layer(x, **options | {"past_key_values": cache}) + hidden[number + 1] - hidden[number]
+            x = layer(x, **options | {"cache": cache}) + hidden[number + 1] - hidden[number]
         return self.norm(x)
 
 

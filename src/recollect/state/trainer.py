@@ -96,8 +96,8 @@ def segments(model: Any, ids: Tensor, segment_tokens: int) -> Iterator[Tensor]:
     memory, num = None, ids.shape[1] - 1
     for start in range(0, num, segment_tokens):
         end = min(start + segment_tokens, num)
-        output = model(ids[:, start:end], past_key_values=memory, use_cache=True)
-        memory = output.past_key_values.detach()
+        output = model(ids[:, start:end], cache=memory, use_cache=True)
+        memory = output.cache.detach()
         each = nn.functional.cross_entropy(output.logits.flatten(0, 1).float(), ids[:, start + 1 : end + 1].flatten())
         yield each * ((end - start) / num)
 

@@ -116,7 +116,7 @@ class SideMemory(nn.Module):
 
     def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Notes, before the model runs, whether it reads a prompt, and which tokens of it count."""
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get("cache")
         self._prompt = None
         if cache is None or cache.get_seq_length() == 0:
             ids = kwargs.get("input_ids", args[0] if args else kwargs.get("inputs_embeds"))
