@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from statistics import mean
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from recollect.benchmarks.state_tasks import Task, fit, intersection
 from recollect.claims.claim import Claim, Progress, Row, Setting
+from recollect.claims.runs import Run, averages, grid
 from recollect.state.lm import MemoryLM
 from recollect.state.trainer import Plan
 
@@ -24,8 +24,8 @@ def by_order(model: MemoryLM, task: Task) -> tuple[float, float]:
     return float(right[::2].mean()), float(right[1::2].mean())
 
 
-def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
-    """Share of common tokens found, by order of the sets, averaged over seeds."""
+def trained(run: Run, setting: Setting, progress: Progress) -> dict[str, float]:
+    """Share of common tokens found, by order of the sets."""
     full = setting.scale == "full"
     small, large, vocabulary, dim, steps = (4, 64, 256, 64, 3000) if full else (3, 24, 96, 32, 900)
     prefix = small + large + 2
@@ -36,25 +36,26 @@ def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
         TWICE: ("linear-attention", thin, 2),
         FULL: ("attention", {"conv_tokens": 4}, 1),
     }
-    rows = []
-    for name, (layer, settings, times) in layers.items():
-        found = []
-        for seed in range(setting.seed, setting.seed + 2):
-            task = intersection(small, large, vocabulary, times)
-            model = fit(
-                task,
-                [{"layer": layer, **settings}] * 2,
-                dim,
-                Plan(num_steps=steps, learning_rate=3e-3 if full else 7e-3, seed=seed),
-                64,
-                setting.device,
-                lambda step, of, what, name=name: progress(f"{name}, step {step} of {of}: {what}"),
-            )
-            found.append((*by_order(model, task), float(model.state_bytes(prefix))))
-        one, two, held = (mean(each) for each in zip(*found, strict=True))
-        role = "system" if name == PREFIX else "baseline"
-        rows.append(Row(name, role, {"smaller first": one, "larger first": two, "state bytes": held}))
-    return rows
+    layer, settings, times = layers[run.name]
+    task = intersection(small, large, vocabulary, times)
+    model = fit(
+        task,
+        [{"layer": layer, **settings}] * 2,
+        dim,
+        Plan(num_steps=steps, learning_rate=3e-3 if full else 7e-3, seed=run.seed),
+        64,
+        setting.device,
+        lambda step, of, what: progress(f"step {step} of {of}: {what}"),
+    )
+    one, two = by_order(model, task)
+    return {"smaller first": one, "larger first": two, "state bytes": float(model.state_bytes(prefix))}
+
+
+def measure(setting: Setting, progress: Progress) -> Iterator[Row]:
+    """A row for each layer, averaged over two seeds."""
+    runs = grid((PREFIX, ONCE, TWICE, FULL), range(setting.seed, setting.seed + 2))
+    for name, values in averages(trained, runs, setting, progress):
+        yield Row(name, "system" if name == PREFIX else "baseline", values)
 
 
 def decide(rows: Mapping[str, Row]) -> bool:

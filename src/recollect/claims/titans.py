@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from recollect.benchmarks.state_tasks import far_recall, fit, score
 from recollect.claims.claim import Claim, Progress, Row, Setting
+from recollect.claims.runs import Run, averages, grid
 from recollect.state.trainer import Plan
 
 MAC, LMM, MAG = "Titans (MAC)", "Titans (LMM)", "Titans (MAG)"
@@ -33,27 +34,35 @@ def layers(segment: int, full: bool) -> dict[str, tuple[str, dict[str, Any]]]:
     return found
 
 
-def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
+def sizes(full: bool) -> tuple[int, int, int, int, float]:
+    """Pairs, tokens of a segment, steps, width and learning rate."""
+    return (8, 16, 1500, 64, 5e-3) if full else (4, 8, 1000, 32, 1e-2)
+
+
+def trained(run: Run, setting: Setting, progress: Progress) -> dict[str, float]:
     """Share of values recalled after a gap of several segments, and bytes of state."""
     full = setting.scale == "full"
-    pairs, segment, steps, dim = (8, 16, 1500, 64) if full else (4, 8, 1000, 32)
+    pairs, segment, steps, dim, rate = sizes(full)
     task = far_recall(pairs, 4 * segment if full else 3 * segment, 4 * pairs)
-    plan = Plan(num_steps=steps, learning_rate=5e-3 if full else 1e-2, seed=setting.seed)
-    rows = []
-    for name, (layer, settings) in layers(segment, full).items():
-        model = fit(
-            task,
-            [{"layer": layer, **settings}],
-            dim,
-            plan,
-            64,
-            setting.device,
-            lambda step, of, what, name=name: progress(f"{name}, step {step} of {of}: {what}"),
-        )
-        length = task.make(1, 0)[0].shape[1]
-        values = {"recall": score(model, task, 512), "state bytes": float(model.state_bytes(length))}
-        rows.append(Row(name, "system" if name in (MAC, LMM, MAG) else "baseline", values))
-    return rows
+    layer, settings = layers(segment, full)[run.name]
+    model = fit(
+        task,
+        [{"layer": layer, **settings}],
+        dim,
+        Plan(num_steps=steps, learning_rate=rate, seed=run.seed),
+        64,
+        setting.device,
+        lambda step, of, what: progress(f"step {step} of {of}: {what}"),
+    )
+    length = task.make(1, 0)[0].shape[1]
+    return {"recall": score(model, task, 512), "state bytes": float(model.state_bytes(length))}
+
+
+def measure(setting: Setting, progress: Progress) -> Iterator[Row]:
+    """A row for each layer."""
+    full = setting.scale == "full"
+    for name, values in averages(trained, grid(list(layers(8, full)), [setting.seed]), setting, progress):
+        yield Row(name, "system" if name in (MAC, LMM, MAG) else "baseline", values)
 
 
 def decide(rows: Mapping[str, Row]) -> bool:
