@@ -436,6 +436,16 @@ SYSTEMS: tuple[System, ...] = (
         claim="recollect.claims.cmt",
     ),
     System(
+        key="mac",
+        name="MAC",
+        paper="Online Adaptation of Language Models with a Memory of Amortized Contexts",
+        arxiv="2403.04317",
+        year=2024,
+        home="weights",
+        target="recollect.weights.mac:MAC",
+        claim="recollect.claims.mac",
+    ),
+    System(
         key="locomo",
         name="LoCoMo",
         paper="Evaluating Very Long-Term Conversational Memory of LLM Agents",

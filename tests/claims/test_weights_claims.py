@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from recollect.claims import cmt
+from recollect.claims import cmt, mac
 from recollect.claims.claim import Row, Setting, load
 
 HOLDS: dict[str, dict[str, dict[str, float]]] = {
@@ -69,6 +69,19 @@ HOLDS: dict[str, dict[str, dict[str, float]]] = {
         "no memory": {"right@200": 0.05},
         "document in the text": {"right@200": 1.0},
     },
+    "mac": {
+        "MAC": {
+            "right@50": 0.9,
+            "right@200": 0.85,
+            "right@200, groups": 0.8,
+            "first 50@200": 0.85,
+            "MiB to train": 8.0,
+        },
+        "MAC, gradients through every document": {"right@200": 0.87, "MiB to train": 20.0},
+        "fine-tuning, one step a document": {"right@200": 0.1, "first 50@200": 0.1},
+        "mean of the bank": {"right@200": 0.1},
+        "no memory": {"right@200": 0.05},
+    },
 }
 BREAKS = [  # key, row, what it is instead
     ("rehearsal-free", "prediction + EWC", {"accuracy": 0.4}),
@@ -108,6 +121,14 @@ BREAKS = [  # key, row, what it is instead
     ("cmt", "without self-matching, all memories", {"right@10": 0.15}),
     ("cmt", "mean of all memories", {"right@200": 0.76}),
     ("cmt", "no memory", {"right@200": 0.76}),
+    ("mac", "MAC", {"right@50": 0.96}),
+    ("mac", "MAC", {"right@200, groups": 0.74}),
+    ("mac", "MAC", {"MiB to train": 10.1}),
+    ("mac", "MAC, gradients through every document", {"right@200": 0.91}),
+    ("mac", "fine-tuning, one step a document", {"right@200": 0.81}),
+    ("mac", "fine-tuning, one step a document", {"first 50@200": 0.81}),
+    ("mac", "mean of the bank", {"right@200": 0.81}),
+    ("mac", "no memory", {"right@200": 0.81}),
 ]
 
 
@@ -133,3 +154,14 @@ def test_cmt_is_measured_in_every_way_at_both_scales():
         rows = list(cmt.measure(Setting(scale=scale), lambda line: None, 2, (3,)))
         assert {row.name for row in rows} == set(HOLDS["cmt"])
         assert all(set(row.values) == {"right@3"} and 0 <= row.values["right@3"] <= 1 for row in rows)
+
+
+def test_mac_is_measured_in_every_way():
+    size = mac.Size(20, 2, num_steps=2, sizes=(2, 4), batch_documents=4, teaching_steps=2)
+    rows = list(mac.measure(Setting(), lambda line: None, size))
+    assert {row.name for row in rows} == {*HOLDS["mac"], "MAC, no groups in training", "document in the text"}
+    assert all(0 <= row.values["right@4"] <= 1 for row in rows)
+    found = {row.name: row.values for row in rows}
+    assert set(found["MAC"]) == {"right@2", "right@4", "first 2@4", "right@4, groups", "MiB to train"}
+    assert set(found["fine-tuning, one step a document"]) == {"right@2", "right@4", "first 2@4"}
+    assert found["MAC"]["MiB to train"] < found["MAC, gradients through every document"]["MiB to train"]

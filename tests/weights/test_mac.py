@@ -231,16 +231,20 @@ def test_every_network_gets_a_gradient_and_the_decoder_none():
     assert all(each.grad is None for each in memory.model.parameters())
 
 
-def test_banks_grow_from_one_document_to_the_batch():
-    documents = [Document(str(at), str(at)) for at in range(20)]
-    steps = list(growing(documents, 40, 8, group=2))
-    assert all(sum(len(bank) for bank in banks) == 8 for banks, _ in steps)
+def test_banks_grow_and_the_documents_with_gradients_stay_as_many():
+    steps = list(growing(range(20), 40, 4, 0.25, group=2))
     sizes = [len(banks[0]) for banks, _ in steps]
-    assert sizes[0] == 1
-    assert set(sizes[20:]) == {1, 2, 4, 8}
-    assert max(sizes[:5]) == 1
-    assert {group for _, group in steps} == {None, 2}
-    assert [group for _, group in growing(documents, 4, 8)] == [None] * 4
+    assert sizes[:5] == [1] * 4 + sizes[4:5]
+    assert max(sizes[:8]) <= 2
+    assert set(sizes[20:]) == {8, 16}
+    for banks, _ in steps:
+        assert len({len(bank) for bank in banks}) == 1
+        assert len(banks) * max(1, len(banks[0]) // 4) == 4
+        assert len({each for bank in banks for each in bank}) == sum(len(bank) for bank in banks)
+    assert [group for _, group in steps[:2]] == [None, 2]
+    assert {group for _, group in growing(range(20), 4, 4)} == {None}
+    with pytest.raises(InvalidInput, match="documents: there are 15, and a step draws 16"):
+        next(growing(range(15), 4, 4))
 
 
 def test_networks_and_bank_come_back_from_their_files(tmp_path):

@@ -80,11 +80,18 @@ class FactWorld:
 
 
 def tiny_decoder(
-    vocabulary: int, width: int = 64, layers: int = 2, heads: int = 4, inner: int = 256, tokens: int = 64, seed: int = 0
+    vocabulary: int,
+    width: int = 64,
+    layers: int = 2,
+    heads: int = 4,
+    inner: int = 256,
+    tokens: int = 64,
+    seed: int = 0,
+    spread: float = 0.02,
 ) -> Any:
     """A Llama with random weights by the seed, tied embeddings and tokens 0, 1, 2 that begin, end and pad.
 
-    `inner` is the width of the feed-forward layers, `tokens` the longest text.
+    `inner` is the width of the feed-forward layers, `tokens` the longest text, `spread` the deviation of the weights.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -97,6 +104,7 @@ def tiny_decoder(
         num_key_value_heads=heads,
         max_position_embeddings=tokens,
         tie_word_embeddings=True,
+        initializer_range=spread,
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=2,

@@ -8,8 +8,8 @@ Paper: Online Adaptation of Language Models with a Memory of Amortized Contexts,
 Differs: the encoders are copies of the decoder's body with learned slots at the end of the text, where the paper decodes slots
 with T5; give another body of transformers as `encoder`. Its token embeddings stay as they are, and their sum over the text is added
 to what each slot reads. Both encoders, and queries and keys in the aggregator, start alike, and residual layers start at zero: texts
-that share words are near one another before training. Without this a small encoder learned to copy but not to find. The prefix
-is scaled to the size of the decoder's own keys and values. A training step may hold several banks, and be read in groups.
+that share words are near one another before training. The prefix is scaled to the size of the decoder's own keys and values. A
+training step may hold several banks, and be read in groups.
 Cost: num_vectors * D values a document. A question reads them all, or `group` documents at a time.
 
 Shapes: B texts, T tokens, G banks, N documents a bank, Q questions a bank, V vectors, D the decoder's width, E the encoder's,
@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,7 @@ from recollect.weights.bank import Bank, Removal, handle_of
 from recollect.weights.generation import evaluating, left_padded, prompt_ids
 from recollect.weights.texts import Document
 
+Item = TypeVar("Item")
 Banks = Sequence[Sequence[Document]]  # of one training step; all of one size
 
 
@@ -86,7 +87,9 @@ class CrossBlock(nn.Module):
         self.heads = heads
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
         self.query, self.key, self.value, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
-        self.key.load_state_dict(self.query.state_dict())
+        with torch.no_grad():
+            self.key.weight.copy_(nn.init.orthogonal_(self.query.weight, gain=2.0))
+            self.out.weight.copy_(nn.init.orthogonal_(self.value.weight).T)
         self.forwards = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
 
     def forward(self, x: Tensor, bank: Tensor) -> Tensor:
@@ -384,20 +387,29 @@ class MAC(nn.Module):
 
 
 def growing(
-    documents: Sequence[Document], num_steps: int, batch_documents: int = 32, group: int | None = None, seed: int = 0
-) -> Iterator[tuple[Banks, int | None]]:
-    """Steps of training whose banks grow from one document to all of the batch over the first half, then have any such size.
+    documents: Sequence[Item],
+    num_steps: int,
+    batch_documents: int = 32,
+    backprop_ratio: float = 0.25,
+    group: int | None = None,
+    seed: int = 0,
+) -> Iterator[tuple[list[list[Item]], int | None]]:
+    """Banks of each step of training: they grow from one document, twice as large each time, over the first half of the steps.
 
-    Each step has `batch_documents`, in banks of a power of two of them. With `group`, every second step that it divides into
-    several groups is read in groups, so that these are known in training.
+    A step has as many banks as let gradients flow through `batch_documents`; a bank is one of the two largest sizes so far, at
+    most `batch_documents` / `backprop_ratio`, and holds no document twice. With `group` every second step is read in groups,
+    so that training knows them. Raises InvalidInput for fewer documents than the largest step draws.
     """
-    rng = Random(f"steps {seed}")
-    sizes = [1 << power for power in range(batch_documents.bit_length()) if batch_documents % (1 << power) == 0]
+    rng, most = Random(f"steps {seed}"), int(batch_documents / backprop_ratio)
+    if len(documents) < most:
+        raise InvalidInput(f"documents: there are {len(documents)}, and a step draws {most}; give more.")
+    sizes = [1 << power for power in range(most.bit_length())]
     for step in range(num_steps):
         known = min(len(sizes), 1 + 2 * step * len(sizes) // num_steps)
-        size = rng.choice(sizes[:known])
-        drawn = rng.sample(list(documents), batch_documents)
-        banks = [drawn[at : at + size] for at in range(0, batch_documents, size)]
+        size = rng.choice(sizes[max(0, known - 2) : known])
+        number = max(1, batch_documents // max(1, round(backprop_ratio * size)))
+        drawn = rng.sample(documents, number * size)
+        banks = [drawn[at : at + size] for at in range(0, len(drawn), size)]
         yield banks, group if group is not None and step % 2 else None
 
 
