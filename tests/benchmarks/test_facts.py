@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
+
 from recollect.benchmarks.facts import FactWorld, teach, tiny_decoder
 from recollect.weights.generation import right
 
@@ -30,3 +32,9 @@ def test_a_tiny_decoder_is_taught():
     questions = world.questions(list(world.facts), ways=(0,))
     assert teach(model, tokenizer, questions, 60, learning_rate=1e-2, batch_rows=2) > 0.9
     assert right(model, tokenizer, questions) == 1.0
+
+
+def test_a_tiny_decoder_has_weights_of_the_spread_that_is_asked_for():
+    for spread in (0.02, 0.125):
+        model = tiny_decoder(100, spread=spread)
+        assert float(model.get_input_embeddings().weight.detach().std()) == pytest.approx(spread, rel=0.1)

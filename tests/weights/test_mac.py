@@ -141,6 +141,8 @@ def test_what_is_alike_is_found_before_training():
     block: Any = memory.aggregator[0]
     bank = memory.bank.memories
     assert torch.equal(block.query.weight, block.key.weight)
+    torch.testing.assert_close(block.key.weight @ block.key.weight.T, 4 * torch.eye(32), atol=1e-5, rtol=0)
+    torch.testing.assert_close(block.out.weight @ block.value.weight, torch.eye(32), atol=1e-5, rtol=0)
     assert torch.equal(memory.ask(TEXTS), memory.encode(TEXTS))
     shift = bank.mean(0)
     alike = F.cosine_similarity((memory.ask(["bo likes"]) - shift).flatten(1), (bank - shift).flatten(1))

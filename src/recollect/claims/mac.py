@@ -7,10 +7,15 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recollect.claims.claim import Claim, Progress, Row, Setting
 from recollect.claims.runs import Run, averages, grid
+
+if TYPE_CHECKING:
+    from recollect.benchmarks.facts import Fact, FactWorld
+    from recollect.weights.mac import MAC
+    from recollect.weights.texts import Document
 
 SYSTEM, WHOLE, UNGROUPED = "MAC", "MAC, gradients through every document", "MAC, no groups in training"
 MEAN, NOTHING, ORACLE = "mean of the bank", "no memory", "document in the text"
@@ -55,13 +60,19 @@ def tried(size: Size, run: Run, setting: Setting, progress: Progress) -> dict[st
 
 
 def _memory(
-    run: Run, model: Any, tokenizer: Any, world: Any, trained: Any, tests: Any, size: Size, progress: Progress
+    run: Run,
+    model: Any,
+    tokenizer: Any,
+    world: FactWorld,
+    trained: Sequence[Fact],
+    tests: Sequence[Document],
+    size: Size,
+    progress: Progress,
 ) -> dict[str, float]:
     """MAC, trained on facts of known entities with values that are drawn anew each time, and then given the stream."""
     import torch
 
     from recollect.weights.mac import MAC, growing
-    from recollect.weights.saved import SavedBytes
 
     ratio, rng = (1.0 if run.name == WHOLE else 0.25), Random(f"values {run.seed}")
     memory = MAC(model, tokenizer, num_vectors=4, agg_layers=1, agg_heads=2, backprop_ratio=ratio, seed=run.seed)
@@ -83,7 +94,7 @@ def _memory(
     found[f"first {first}@{last}"] = _right(said[:first], tests)
     questions = [each.questions[0].prompt for each in tests]
     found[f"right@{last}, groups"] = _right(memory.say(questions, 1, GROUP), tests)
-    found["MiB to train"] = _mebibytes(memory, tests, SavedBytes)
+    found["MiB to train"] = _mebibytes(memory, tests)
     values = _named(run.name, found)
     if run.name == SYSTEM:
         with torch.no_grad():
@@ -98,17 +109,19 @@ def _memory(
     return values
 
 
-def _mebibytes(memory: Any, documents: Any, meter: Any) -> float:
+def _mebibytes(memory: MAC, documents: Sequence[Document]) -> float:
     """What a step of training with one bank of these documents holds for its backward pass."""
     from torch import nn
 
-    with meter(nn.ModuleList([memory, memory.model])) as saved:
+    from recollect.weights.saved import SavedBytes
+
+    with SavedBytes(nn.ModuleList([memory, memory.model])) as saved:
         memory.loss([documents], Random("bank")).backward()
     memory.zero_grad()
     return saved.peak / 2**20
 
 
-def _fine_tuned(model: Any, tokenizer: Any, tests: Any, sizes: Sequence[int]) -> dict[str, float]:
+def _fine_tuned(model: Any, tokenizer: Any, tests: Sequence[Document], sizes: Sequence[int]) -> dict[str, float]:
     """A step of gradient descent on the text of each document in turn, at the rate that answers most in the end."""
     return max(
         (_streamed(deepcopy(model), tokenizer, tests, sizes, rate) for rate in RATES),
@@ -116,7 +129,9 @@ def _fine_tuned(model: Any, tokenizer: Any, tests: Any, sizes: Sequence[int]) ->
     )
 
 
-def _streamed(model: Any, tokenizer: Any, tests: Any, sizes: Sequence[int], rate: float) -> dict[str, float]:
+def _streamed(
+    model: Any, tokenizer: Any, tests: Sequence[Document], sizes: Sequence[int], rate: float
+) -> dict[str, float]:
     import torch
 
     from recollect.weights.generation import say
@@ -137,7 +152,7 @@ def _streamed(model: Any, tokenizer: Any, tests: Any, sizes: Sequence[int], rate
     return {name: value for name, value in found.items() if name[0] == "r" or name.endswith(f"@{sizes[-1]}")}
 
 
-def _document(world: Any, fact: Any, value: str) -> Any:
+def _document(world: FactWorld, fact: Fact, value: str) -> Document:
     """A document of one fact, and a question that puts it in other words."""
     from recollect.weights.streams import Question
     from recollect.weights.texts import Document
@@ -146,7 +161,7 @@ def _document(world: Any, fact: Any, value: str) -> Any:
     return Document(f"{fact}", f"{told} {value}", (Question(asked, f" {value}"),))
 
 
-def _teach_reading(model: Any, tokenizer: Any, world: Any, steps: int, seed: int, progress: Progress) -> None:
+def _teach_reading(model: Any, tokenizer: Any, world: FactWorld, steps: int, seed: int, progress: Progress) -> None:
     """Train a decoder to answer from a document before the question; values are drawn anew, so that it knows none by heart."""
     import torch
 
@@ -173,7 +188,7 @@ def _teach_reading(model: Any, tokenizer: Any, world: Any, steps: int, seed: int
             progress(f"teaching to read, {step} of {steps}: loss {float(loss.detach()):.2f}")
 
 
-def _right(said: Sequence[str], tests: Any) -> float:
+def _right(said: Sequence[str], tests: Sequence[Document]) -> float:
     """Share of what was said, in the order of the tests, that is the answer."""
     pairs = zip(said, tests, strict=False)
     return sum(one.strip() == each.questions[0].answer.strip() for one, each in pairs) / len(said)

@@ -7,9 +7,9 @@ in every layer. A stream of documents then costs one forward pass each and no gr
 Paper: Online Adaptation of Language Models with a Memory of Amortized Contexts, arXiv:2403.04317 (2024), section 3.
 Differs: the encoders are copies of the decoder's body with learned slots at the end of the text, where the paper decodes slots
 with T5; give another body of transformers as `encoder`. Its token embeddings stay as they are, and their sum over the text is added
-to what each slot reads. Both encoders, and queries and keys in the aggregator, start alike, and residual layers start at zero: texts
-that share words are near one another before training. The prefix is scaled to the size of the decoder's own keys and values. A
-training step may hold several banks, and be read in groups.
+to what each slot reads. The prefix is scaled to the size of the decoder's own keys and values. A training step may hold several
+banks, and be read in groups. Before training, texts that share words read each other: both encoders start alike, so do queries and
+keys in the aggregator, which hands on what it attends to unchanged, and the residual layers of slots start at zero.
 Cost: num_vectors * D values a document. A question reads them all, or `group` documents at a time.
 
 Shapes: B texts, T tokens, G banks, N documents a bank, Q questions a bank, V vectors, D the decoder's width, E the encoder's,
@@ -80,7 +80,10 @@ class SlotEncoder(nn.Module):
 
 
 class CrossBlock(nn.Module):
-    """One block of the aggregator: questions attend to the bank, then a feed-forward layer (step 3)."""
+    """One block of the aggregator: questions attend to the bank, then a feed-forward layer (step 3).
+
+    Queries and keys start with the same orthogonal weights, and what is read with its own size: attention begins as likeness.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
