@@ -66,7 +66,7 @@ def test_steps_equal_the_window_turned_anew(policy, device, monkeypatch):
         ours = one_by_one(model, ids[:, 12:], memory)
         assert memory.memory.ring is not None
         assert memory.memory.ring.num_steps == 28 - 22
-        assert (memory.memory.ring._graph is not None) == (device == "cuda")
+        assert (memory.memory.ring.recorded.is_recorded) == (device == "cuda")
         assert (ours - wanted).abs().max() < 1e-5
         (unit,) = memory.memory.units
         assert memory.memory.ring is None
@@ -124,6 +124,57 @@ def test_a_step_that_fails_changes_nothing():
         assert memory.memory.num_seen == 15
         rest = one_by_one(model, ids[:, 15:22], memory)
         assert (torch.cat([first, rest], dim=1) - wanted).abs().max() < 1e-5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_step_that_cannot_be_recorded_goes_on_without_a_graph():
+    model, ids = make_model().to("cuda"), tokens(2, 30, "cuda")
+    policy = StreamingLLM(num_sink_tokens=2, window_tokens=6)
+    with policy.attach(model) as memory:
+        memory.read(ids[:, :12])
+        wanted = one_by_one(model, ids[:, 12:], memory)
+    waits = model.model.layers[1].register_forward_hook(lambda module, inputs, output: output.sum().item() and None)
+    with policy.attach(model) as memory:
+        memory.read(ids[:, :12])
+        ours = one_by_one(model, ids[:, 12:], memory)
+        assert memory.memory.ring is not None
+        assert memory.memory.ring.recorded.refused is not None
+    waits.remove()
+    assert (ours - wanted).abs().max() < 1e-5
+    assert torch.rand(3, device="cuda").shape == (3,)  # randomness and further recordings are as before
+    with policy.attach(model) as memory:
+        memory.read(ids[:, :12])
+        assert (one_by_one(model, ids[:, 12:], memory) - wanted).abs().max() < 1e-5
+        assert memory.memory.ring is not None
+        assert memory.memory.ring.recorded.is_recorded
+
+
+def reweighted(model):
+    """The model with its weights elsewhere, larger in the last layer."""
+    weights = {
+        name: tensor.clone() * (1.25 if "layers.1" in name else 1) for name, tensor in model.state_dict().items()
+    }
+    model.load_state_dict(weights, assign=True)
+    return model
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("move", [reweighted, lambda model: model.double()], ids=["assign", "to"])
+def test_a_model_that_was_moved_is_noticed(move, device):
+    policy, ids = StreamingLLM(num_sink_tokens=2, window_tokens=6), tokens(2, 40, device)
+    found = []
+    for each in (plain(policy), policy):
+        model = make_model().to(device)
+        with each.attach(model) as memory:
+            memory.read(ids[:, :12])
+            before = one_by_one(model, ids[:, 12:20], memory)
+            held = memory.memory.ring
+            move(model)
+            found.append(torch.cat([before, one_by_one(model, ids[:, 20:], memory)], dim=1))
+            assert (memory.memory.ring is None) == (each is not policy)
+            assert memory.memory.ring is not held or held is None
+    assert found[0].dtype == found[1].dtype
+    assert (found[0] - found[1]).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(

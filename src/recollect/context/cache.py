@@ -122,7 +122,7 @@ class Layer:
     def attended(self, num: Tensor) -> None:
         """Note that a query may look at `num` keys, a tensor without dimensions."""
         known = self.counts.get("attended_tokens")
-        self.counts["attended_tokens"] = num if known is None else torch.maximum(known, num)
+        self.counts["attended_tokens"] = num if known is None else torch.maximum(known.to(num.device), num)
 
 
 @dataclass

@@ -25,13 +25,13 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from recollect.context.attention import Window
+from recollect.context.recorded import Recorded
 from recollect.context.rotary import Rotary
 
 if TYPE_CHECKING:
     from recollect.context.cache import MemoryCache, Unit
 
 RUN_TOKENS = 1 << 15  # after so many the places are counted anew, so that angles stay exact
-RECORD_AFTER = 3  # steps without a graph first, in which libraries make what they need
 
 
 class Ring:
@@ -57,9 +57,8 @@ class Ring:
             query, sinks, _ = window.place_sinks(self.place + (1 << 30), torch.arange(N, device=self.place.device))
             self.distance = query - sinks
         self.held: tuple[MemoryCache, Unit] | None = None  # whose newest state this is
-        self.num_steps = self.num_eager = 0
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._ids = self._logits = self.place
+        self.num_steps = 0
+        self.recorded = Recorded()
         self._overwritten: list[tuple[Tensor, Tensor]] = []
 
     @property
@@ -70,6 +69,11 @@ class Ring:
     def fits(self, unit: Unit) -> bool:
         """Whether the unit's rows are as many as the ring's."""
         return unit.layers[0]["window_keys"].shape[0] == self.keys.shape[1]
+
+    @staticmethod
+    def full(unit: Unit, window: Window) -> bool:
+        """Whether a unit's window is full and all of its sinks have left it, so that nothing about its shape changes more."""
+        return unit.num_read >= window.tokens + (window.num_sinks if window.place_sinks is not None else 0)
 
     def begin(self, memory: MemoryCache, unit: Unit) -> None:
         """Take over a unit's full window; what another memory had here is written back to it."""
@@ -119,33 +123,17 @@ class Ring:
         """
         if self.num_steps == RUN_TOKENS and self.held is not None:
             self.begin(*self.held)
-        if self._graph is None and self.num_eager >= RECORD_AFTER and ids.is_cuda:
-            self._record(forward, ids)
-        if self._graph is not None:
-            self._ids.copy_(ids)
-            self._graph.replay()
-            logits = self._logits.clone()
-        else:
-            self._overwritten = []
-            try:
-                logits = forward(ids)
-            except BaseException:
-                for room, old in reversed(self._overwritten):
-                    room.index_copy_(2, self.slot + self.num_sinks, old)
-                raise
-            self.num_eager += 1
+        self._overwritten = []
+        try:
+            logits = self.recorded(forward, ids)
+        except BaseException:
+            for room, old in reversed(self._overwritten):
+                room.index_copy_(2, self.slot + self.num_sinks, old)
+            raise
         self.num_steps += 1
         self.place += 1
         self.slot.add_(1).remainder_(self.window.tokens)
         return logits
-
-    def _record(self, forward: Callable[[Tensor], Tensor], ids: Tensor) -> None:
-        """Record a step; nothing is computed yet. The memory of the graph is its own."""
-        self._ids, self._overwritten = ids.clone(), []
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._logits = forward(self._ids)
-        self._graph, self._overwritten = graph, []
 
     def attend(self, index: int, queries: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
         """Attention of one token of each row in layer `index`, [B, H, 1, D]; queries and keys were turned by `turn`."""
@@ -165,8 +153,3 @@ class Ring:
     def nbytes(self) -> int:
         """Bytes on the device."""
         return sum(each.nbytes for each in (self.keys, self.values, self.sinks))
-
-
-def full(unit: Unit, window: Window) -> bool:
-    """Whether a unit's window is full and all of its sinks have left it, so that nothing about its shape changes more."""
-    return unit.num_read >= window.tokens + (window.num_sinks if window.place_sinks is not None else 0)
