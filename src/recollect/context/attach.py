@@ -282,13 +282,13 @@ class Attached:
         **options: Any,
     ) -> tuple[Tensor, None]:
         """The attention function that the model's layers call: [B, H, T, D] unrotated to [B, T, H, D]."""
-        ring = self._in_place.stepping
-        if self._now is None and ring is None:
+        room = self._in_place.stepping
+        if self._now is None and room is None:
             raise InvalidInput("model: while a policy is attached, call the model itself and not a part of it.")
         if options.get("s_aux") is not None:
             raise InvalidInput("model: its attention has learned sinks, which policies do not know.")
-        if ring is not None:
-            return ring.attend(module.layer_idx, query, key, value, scaling).transpose(1, 2).contiguous(), None
+        if room is not None:
+            return room.attend(module.layer_idx, query, key, value, scaling).transpose(1, 2).contiguous(), None
         assert self._now is not None
         whole = query.new_zeros(*query.shape[:3], value.shape[-1])
         for unit, pad in zip(self._now.units, self._pads, strict=True):

@@ -24,8 +24,8 @@ from recollect.errors import Conflict, InvalidInput, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from recollect.context.attention import Part
+    from recollect.context.in_place import Room
     from recollect.context.policy import ContextMemory
-    from recollect.context.ring import Ring
     from recollect.context.rotary import Rotate
 
 HOST = "host_"  # prefix of the names of tensors that lie in host memory
@@ -158,7 +158,7 @@ class MemoryCache(Cache):
         self.policy = policy
         self.num_layers = num_layers
         self.shape = shape  # (key-value heads, head size) of the model that wrote it
-        self.ring: Ring | None = None  # which holds the newest state while tokens are decoded one by one
+        self.room: Room | None = None  # which holds the newest state while tokens are decoded one by one
         self._units: list[Unit] = []
         self.num_seen = 0  # columns, padding included
         self.num_rows = 0
@@ -167,14 +167,14 @@ class MemoryCache(Cache):
     @property
     def units(self) -> list[Unit]:
         """The units; a look at them ends decoding in place, so that they are what was read."""
-        if self.ring is not None:
-            self.ring.settle()
+        if self.room is not None:
+            self.room.settle()
         return self._units
 
     @units.setter
     def units(self, units: list[Unit]) -> None:
-        if self.ring is not None:
-            self.ring.settle()
+        if self.room is not None:
+            self.room.settle()
         self._units = units
 
     def open(self, num_rows: int) -> None:
