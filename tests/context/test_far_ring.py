@@ -69,11 +69,8 @@ def test_steps_equal_the_readable_way(policy, device):
             told.append(memory.stats())
     assert (found[0] - found[1]).abs().max() < 1e-5
     assert_alike(kept[1], kept[0])
-    for name in ("num_read", "attended_tokens", "host_bytes", "blocks", "events", "look_ups", "events_recalled"):
-        if (
-            name != "look_ups" or policy.look_up_tokens == 1
-        ):  # the readable way counts a look at its slots at each token
-            assert told[0].get(name) == told[1].get(name), name
+    for name in ("num_read", "attended_tokens", "host_bytes", "blocks", "events", "tokens_chosen", "events_recalled"):
+        assert told[0].get(name) == told[1].get(name), name
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)
@@ -102,7 +99,7 @@ def test_what_is_on_the_shelf_is_not_copied_again():
         before = memory.stats()
         one_by_one(model, ids[:, 30:], memory)
         after = memory.stats()
-    assert after["blocks_copied"] - before["blocks_copied"] == after["blocks"] - before["blocks_copied"]
+    assert before["tokens_copied"] < after["tokens_copied"] == 3 * after["blocks"]
 
 
 @pytest.mark.parametrize("policy", POLICIES[1:6:4], ids=repr)

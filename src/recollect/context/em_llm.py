@@ -125,8 +125,13 @@ class EMLLM(BlockMemory):
             room -= lengths[event]
             kept.append(event)
         state["host_queue"] = torch.tensor([kept], dtype=torch.long)
-        layer.counts["events_recalled"] = layer.counts.get("events_recalled", 0) + len(similar) + len(kept)
-        return torch.tensor([[*similar, *kept]])
+        chosen = [*similar, *kept]
+        layer.add(events_recalled=len(chosen), tokens_chosen=sum(lengths[event] for event in chosen))
+        return torch.tensor([chosen])
+
+    def sizes(self, layer: Layer) -> Tensor:
+        """The lengths of the events."""
+        return layer.state["host_events"].tensor[0]
 
     def _fetch(self, layer: Layer, events: Tensor | None) -> Far | None:
         """Keys, turned, and values [1, G, F, D] of these events [1, n]."""
@@ -142,7 +147,7 @@ class EMLLM(BlockMemory):
         room = like.new_empty(1, sum(lengths), *stored.shape[2:])
         for part, event in zip(room.split(lengths, dim=1), events, strict=True):
             part.copy_(stored[:, ends[event] : ends[event + 1]], non_blocking=True)
-        layer.counts["tokens_copied"] = layer.counts.get("tokens_copied", 0) + sum(lengths)
+        layer.add(tokens_copied=sum(lengths))
         keys, values = room.permute(2, 0, 3, 1, 4)
         return place_keys(layer, keys, 0, self.window_tokens - 1), values
 

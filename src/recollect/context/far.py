@@ -47,6 +47,10 @@ class BlockMemory(ContextMemory):
         """What a look-up with queries [B, H, T, D], not turned, finds [B, n]; None where there is nothing yet."""
         raise NotImplementedError
 
+    def sizes(self, layer: Layer) -> Tensor:
+        """Tokens of each thing that can be chosen [N], in host memory."""
+        raise NotImplementedError
+
     def recall(self, layer: Layer, queries: Tensor) -> tuple[Tensor | None, bool]:
         """(what to attend to [B, n] or None, whether it was looked up for this chunk)."""
         alone = queries.shape[2] == 1

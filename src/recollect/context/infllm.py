@@ -118,7 +118,13 @@ class InfLLM(BlockMemory):
             return None
         mean = far_queries(layer, queries, self.window_tokens).mean(dim=2).flatten(1)  # [B, H * D]
         similarity = (vectors.tensor @ mean[..., None])[..., 0]  # [B, N]
-        return similarity.topk(min(self.num_blocks, similarity.shape[1]), dim=1).indices
+        chosen = similarity.topk(min(self.num_blocks, similarity.shape[1]), dim=1).indices
+        layer.add(tokens_chosen=chosen.numel() * self.block_tokens)
+        return chosen
+
+    def sizes(self, layer: Layer) -> Tensor:
+        """All blocks are alike."""
+        return torch.full((layer.state["representatives"].tensor.shape[1],), self.block_tokens)
 
     def _assigned(self, layer: Layer, table: State, chosen: Tensor) -> tuple[Tensor, list[Copy], State]:
         """Slots [B, K] for chosen blocks [B, K], what must be copied, and what `table` has to say when it is.
@@ -137,8 +143,7 @@ class InfLLM(BlockMemory):
             score = score.scatter(1, slots, layer.num_read + 1.0)
         told = torch.stack([slots, chosen, missing.long()], dim=-1).tolist()  # the one wait of a look-up
         copies = [(row, slot, block) for row, each in enumerate(told) for slot, block, copied in each if copied]
-        layer.counts["look_ups"] = layer.counts.get("look_ups", 0) + chosen.numel()
-        layer.counts["blocks_copied"] = layer.counts.get("blocks_copied", 0) + len(copies)
+        layer.add(tokens_copied=len(copies) * self.block_tokens)
         return slots, copies, {"slot_block": held.scatter(1, slots, chosen), "slot_score": score}
 
     def _copied(self, layer: Layer, copies: list[Copy], like: Tensor) -> tuple[Tensor, Tensor]:
