@@ -148,14 +148,15 @@ def repeating(policy: BlockMemory, changed: float, seed: int = 0) -> BlockMemory
 
 
 def redrawn(chosen: Tensor, sizes: Tensor, changed: float, generator: Any) -> Tensor:
-    """`chosen` [n] with a share of its places given to others, no larger by `sizes` [N] and not chosen now."""
+    """`chosen` [n] with a share of its places, as far as there are, given to others: no larger by `sizes` [N], not chosen now."""
     import torch
 
-    chosen, free = chosen.clone(), torch.ones(len(sizes), dtype=torch.bool)
-    free[chosen] = False
-    for place in torch.randperm(len(chosen), generator=generator)[: round(changed * len(chosen))].tolist():
-        able = (free & (sizes <= sizes[chosen[place]])).nonzero().flatten()
-        if len(able):
-            chosen[place] = able[torch.randint(len(able), (1,), generator=generator)]
-            free[chosen[place]] = False
-    return chosen
+    now, size, left = chosen.tolist(), sizes.tolist(), round(changed * len(chosen))
+    held = set(now)
+    free = [each for each in torch.randperm(len(size), generator=generator).tolist() if each not in held]
+    for place in torch.randperm(len(now), generator=generator).tolist():
+        able = next((each for each in free if size[each] <= size[now[place]]), None) if left else None
+        if able is not None:
+            free.remove(able)
+            now[place], left = able, left - 1
+    return torch.tensor(now)

@@ -117,7 +117,8 @@ class EMLLM(BlockMemory):
         similar = fill(ranked, lengths, self.memory_tokens - room)
         beside = [place for event in similar for place in (event + 1, event - 1) if 0 <= place < len(lengths)]
         queue = state["host_queue"][0].tolist() if "host_queue" in state else []
-        fresh = [event for event in dict.fromkeys([*beside, *queue]) if event not in similar]
+        known = set(similar)
+        fresh = [event for event in dict.fromkeys([*beside, *queue]) if event not in known]
         kept: list[int] = []
         for event in fresh:
             if lengths[event] > room:
