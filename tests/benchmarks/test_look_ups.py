@@ -70,5 +70,5 @@ def test_what_is_drawn_is_new_and_no_larger():
 
 
 def test_a_share_above_one_is_refused():
-    with pytest.raises(InvalidInput, match=r"changed: 1\.5 is no share"):
+    with pytest.raises(InvalidInput, match=r"copied: 1\.5 is no share"):
         look_ups.repeating(POLICIES["infllm"], 1.5)

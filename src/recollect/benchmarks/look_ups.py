@@ -120,16 +120,16 @@ def _watched(policy: BlockMemory, every: int, seen: dict[int, list[set[int]]]) -
     return Watched(**asdict(policy) | {"look_up_tokens": every})
 
 
-def repeating(policy: BlockMemory, changed: float, seed: int = 0) -> BlockMemory:
-    """The policy, whose look-ups take as long as ever but find, when decoding, what they found before but for a share `changed`.
+def repeating(policy: BlockMemory, copied: float, seed: int = 0) -> BlockMemory:
+    """The policy, whose look-ups take as long as ever but find, when decoding, what they found before but for a share `copied`.
 
-    In the place of each of those comes one that was not chosen, drawn at random among those that are no longer. Raises
-    InvalidInput for a share that is none.
+    In the place of each of those comes one that was not chosen, drawn at random among those that are no longer, so that it has
+    to be copied. Raises InvalidInput for a share that is none.
     """
     import torch
 
-    if not 0 <= changed <= 1:
-        raise InvalidInput(f"changed: {changed} is no share; use 0 to 1.")
+    if not 0 <= copied <= 1:
+        raise InvalidInput(f"copied: {copied} is no share; use 0 to 1.")
     generator, known = torch.Generator().manual_seed(seed), {}
 
     class Repeating(type(policy)):
@@ -137,21 +137,21 @@ def repeating(policy: BlockMemory, changed: float, seed: int = 0) -> BlockMemory
             found, before = super().choose(layer, queries), known.pop(layer.index, None)
             if found is None or queries.shape[2] > 1:
                 return found
-            if before is not None and len(before) == len(found):
-                found = torch.stack([redrawn(row, self.sizes(layer), changed, generator) for row in before]).to(
-                    found.device
-                )
+            sizes = self.sizes(layer)
+            if before is not None and len(before) == len(found) and int(before.max()) < len(sizes):
+                rows = [redrawn(row, sizes, copied, generator) for row in before]
+                found = torch.stack(rows).to(found.device)
             known[layer.index] = found.cpu()
             return found
 
     return Repeating(**asdict(policy))
 
 
-def redrawn(chosen: Tensor, sizes: Tensor, changed: float, generator: Any) -> Tensor:
+def redrawn(chosen: Tensor, sizes: Tensor, share: float, generator: Any) -> Tensor:
     """`chosen` [n] with a share of its places, as far as there are, given to others: no larger by `sizes` [N], not chosen now."""
     import torch
 
-    now, size, left = chosen.tolist(), sizes.tolist(), round(changed * len(chosen))
+    now, size, left = chosen.tolist(), sizes.tolist(), round(share * len(chosen))
     held = set(now)
     free = [each for each in torch.randperm(len(size), generator=generator).tolist() if each not in held]
     for place in torch.randperm(len(now), generator=generator).tolist():
