@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from recollect.context.cache import Layer
     from recollect.context.far import BlockMemory
 
-NUM_STEPS = 128
-EVERY = (1, 4, 16)
+NUM_STEPS = 256
+EVERY = (1, 4, 16, 64)
 
 
 def measure(
@@ -36,38 +36,43 @@ def measure(
     """Decode the last `num_steps` tokens of a text [1, T] with one look-up for `every` tokens; one plain JSON object.
 
     A row has, for each policy and number of tokens, `changed`, the share of what a look-up chose (blocks or events) that the
-    look-up before it did not choose, and `copied`, the share of the chosen tokens that had to be copied from host memory.
-    The text stands in for what the model would write. Raises InvalidInput for a text that is too short to look up in.
+    look-up before it did not choose, `copied`, the share of the chosen tokens that had to be copied from host memory, and `nats`,
+    the mean -log P of the decoded tokens. The text stands in for what the model would write. Raises InvalidInput for a text that
+    is too short to look up in.
     """
     import torch
+    from torch.nn.functional import cross_entropy
 
     rows = []
     for name, policy in policies.items():
-        for tokens in every:
-            progress(f"{name}, one look-up for {tokens} tokens")
-            seen: dict[int, list[set[int]]] = {}
-            watched = _watched(policy, tokens, seen)
-            with watched.attach(model) as memory, torch.no_grad():
-                memory.read(ids[:, :-num_steps])
+        seen: dict[int, list[set[int]]] = {}
+        watched = _watched(policy, seen)
+        with watched.attach(model) as memory, torch.no_grad():
+            progress(f"{name}, reading")
+            memory.read(ids[:, :-num_steps])
+            for tokens in every:
+                progress(f"{name}, one look-up for {tokens} tokens")
+                watched.look_up_tokens, cache = tokens, memory.memory.copy()
                 seen.clear()
-                before = memory.stats()
-                for at in range(ids.shape[1] - num_steps, ids.shape[1]):
-                    model(ids[:, at : at + 1], cache=memory.memory)
-                after = memory.stats()
-            pairs = [pair for found in seen.values() for pair in pairwise(found)]
-            if not pairs:
-                raise InvalidInput(f"ids: {ids.shape[1]} tokens are too few to look up in twice; give a longer text.")
-            chosen, copied = (after[each] - before.get(each, 0) for each in ("tokens_chosen", "tokens_copied"))
-            rows.append(
-                {
-                    "method": name,
-                    "look_up_tokens": tokens,
-                    "changed": round(sum(len(new - old) / len(new) for old, new in pairs) / len(pairs), 4),
-                    "copied": round(copied / chosen, 4),
-                    "kept": after.get("blocks", after.get("events")),
-                    "settings": asdict(policy),
-                }
-            )
+                before = cache.stats()
+                logits = [model(ids[:, at : at + 1], cache=cache).logits for at in range(-num_steps, -1)]
+                after = cache.stats()
+                pairs = [pair for found in seen.values() for pair in pairwise(found)]
+                if not pairs:
+                    raise InvalidInput(f"ids: {ids.shape[1]} tokens are too few to look up twice; give a longer text.")
+                chosen, copied = (after[each] - before.get(each, 0) for each in ("tokens_chosen", "tokens_copied"))
+                nats = cross_entropy(torch.cat(logits, dim=1).flatten(0, 1).float(), ids[:, 1 - num_steps :].flatten())
+                rows.append(
+                    {
+                        "method": name,
+                        "look_up_tokens": tokens,
+                        "changed": round(sum(len(new - old) / len(new) for old, new in pairs) / len(pairs), 4),
+                        "copied": round(copied / chosen, 4),
+                        "nats": round(float(nats), 4),
+                        "kept": after.get("blocks", after.get("events")),
+                        "settings": asdict(policy) | {"look_up_tokens": tokens},
+                    }
+                )
     return {"benchmark": "look-ups", "tokens": ids.shape[1], "steps": num_steps, **provenance(), "rows": rows}
 
 
@@ -97,9 +102,10 @@ def show(result: dict[str, Any], console: Any) -> None:
     """Print a table: one line for each policy and number of tokens."""
     from rich.table import Table
 
-    table = Table("method", "tokens a look-up", "changed", "copied")
+    table = Table("method", "tokens a look-up", "changed", "copied", "nats a token")
     for row in result["rows"]:
-        table.add_row(row["method"], str(row["look_up_tokens"]), f"{row['changed']:.0%}", f"{row['copied']:.0%}")
+        shares = [f"{row[name]:.0%}" for name in ("changed", "copied")]
+        table.add_row(row["method"], str(row["look_up_tokens"]), *shares, f"{row['nats']:.3f}")
     console.print(table)
     console.print(
         f"{result['steps']} tokens decoded after {result['tokens'] - result['steps']:,}. changed: share of what a look-up chose "
@@ -107,7 +113,7 @@ def show(result: dict[str, Any], console: Any) -> None:
     )
 
 
-def _watched(policy: BlockMemory, every: int, seen: dict[int, list[set[int]]]) -> BlockMemory:
+def _watched(policy: BlockMemory, seen: dict[int, list[set[int]]]) -> BlockMemory:
     """The policy, noting what each look-up in each layer chose."""
 
     class Watched(type(policy)):
@@ -117,7 +123,7 @@ def _watched(policy: BlockMemory, every: int, seen: dict[int, list[set[int]]]) -
                 seen.setdefault(layer.index, []).append(set(chosen[0].tolist()))
             return chosen
 
-    return Watched(**asdict(policy) | {"look_up_tokens": every})
+    return Watched(**asdict(policy))
 
 
 def repeating(policy: BlockMemory, copied: float, seed: int = 0) -> BlockMemory:

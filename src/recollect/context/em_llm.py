@@ -7,8 +7,9 @@ in a queue for a while: recalling an episode makes it likelier to recall what fo
 
 Paper: Human-like Episodic Memory for Infinite Context LLMs, arXiv:2407.09450 (2024), section 3.
 Differs: the surprising token opens the event (the authors' code cuts one token before it), a cut may stay where it is when
-refined, and likeness is a cosine, so that modularity is defined. Generated tokens are cut by surprise too. Fetched events
-are copied from host memory at each look-up; there is no cache of them on the device and no disk tier.
+refined, and likeness is a cosine, so that modularity is defined. Generated tokens are cut by surprise too, and packed when the
+longest event is ready. Fetched events are copied from host memory at each look-up; when decoding, those that the look-up before
+fetched are not. One look-up may serve several decoded tokens. There is no disk tier.
 Cost: as InfLLM, with one vector an event; the logits of every token that is read.
 
 Shapes: one row; H query heads, G key-value heads, T new tokens, N events, S stored tokens, D head size.

@@ -8,7 +8,8 @@ to the best `num_blocks`, which a device cache of `num_cached_blocks` slots keep
 Paper: InfLLM: Training-Free Long-Context Extrapolation for LLMs with an Efficient Context Memory, arXiv:2402.04617 (2024),
 section 3.
 Differs: a token that leaves the window within a chunk is seen once, by its true distance; the authors' code counts it
-twice for some queries. Scaled rotary positions stay scaled. Rows of a batch may be padded.
+twice for some queries. One look-up may serve several decoded tokens. Scaled rotary positions stay scaled. Rows of a batch
+may be padded.
 Cost: device: (first + window + cached) tokens and one key a head and block, a layer; host: every key and value. A token:
 O(window + num_blocks * block_tokens), and one product of heads * head size a block.
 
