@@ -53,6 +53,30 @@ def off() -> Iterator[None]:
         _on.reset(token)
 
 
+@contextmanager
+def tuned_among(num_configs: int) -> Iterator[None]:
+    """Kernels that are tuned within the block try this many of their configurations: ready sooner, perhaps slower.
+
+    A kernel is tuned when it first meets a size, which takes minutes for a layer where all are tried.
+    """
+    try:
+        from triton.runtime.autotuner import Autotuner  # pyright: ignore
+    except ImportError:
+        yield
+        return
+    before = Autotuner.prune_configs
+
+    def few(self: Any, given: dict[str, Any]) -> list[Any]:
+        configs = before(self, given)
+        return configs[:: max(1, len(configs) // num_configs)][:num_configs]
+
+    Autotuner.prune_configs = few
+    try:
+        yield
+    finally:
+        Autotuner.prune_configs = before
+
+
 def kernels(device: torch.device) -> Kernels | None:
     """The kernels for a device; None where there are none, or within `off`."""
     return _load() if _on.get() and device.type == "cuda" else None
