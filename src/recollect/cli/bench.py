@@ -537,6 +537,8 @@ def state_speed(
     device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
     limit_s: Annotated[float, typer.Option(min=1, help="Seconds at a length after which a layer is stopped.")] = 20.0,
+    total_s: Annotated[float, typer.Option(min=1, help="Seconds after which no further measurement is begun.")] = 240.0,
+    configs: Annotated[int, typer.Option(min=1, help="Configurations among which fused kernels are tuned.")] = 4,
     results: Annotated[Path | None, typer.Option("--results", help="Write state-speed.json into this folder.")] = None,
     plots: Annotated[Path | None, typer.Option("--plots", help="Draw the ratios into this folder.")] = None,
     json: Json = False,
@@ -556,6 +558,8 @@ def state_speed(
             device,
             dtype,
             limit_s,
+            total_s,
+            configs,
             progress=lambda line: status.update(escape(line)),
             save=lambda found: None if results is None else write_json(found, results / "state-speed.json"),
         )
