@@ -68,7 +68,7 @@ def entries(setup: Setup) -> dict[str, list[tuple[str, dict[str, Any]]]]:
         "attention": [("attention", {"conv_tokens": 4})],
         "window attention": [("attention", {"conv_tokens": 4, "window_tokens": tokens}) for tokens in (8, 32)],
         "linear attention": [("linear-attention", {"key_size": size}) for size in (8, 32)],
-        "linear attention, Taylor": [
+        "linear attention (Taylor)": [
             ("linear-attention", {"key_size": size, "feature_map": "taylor"}) for size in (4, 8, 16)
         ],
         "JRT-RNN": [("jrt-rnn", {"key_size": size, "prefix_tokens": prefix}) for size in (4, 8)],

@@ -469,7 +469,10 @@ def sirllm(
 )
 def recall(
     layers: Annotated[
-        str, typer.Option(help="Lines of the plot, as attention,MoM; all: every one. A wrong name lists them.")
+        str,
+        typer.Option(
+            help="Lines of the plot, as attention,linear attention (Taylor); all: every one. A wrong name lists them."
+        ),
     ] = "all",
     task: Annotated[str, typer.Option(help="mqar, selective-copying, induction or listops.")] = "mqar",
     pairs: Annotated[int, typer.Option(min=1, help="Pairs to be kept, of mqar.")] = 16,
