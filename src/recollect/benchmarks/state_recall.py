@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from recollect.benchmarks import plots
+from recollect.benchmarks.jobs import each
 from recollect.benchmarks.provenance import provenance
 from recollect.errors import Conflict, InvalidInput, Unavailable
 
@@ -104,7 +104,7 @@ def specs(setup: Setup, lines: Sequence[str] | None = None) -> list[dict[str, An
     return sorted(found, key=lambda spec: not spec["layer"].startswith(("titans", "lssl")))
 
 
-def measure(setup: Setup, spec: Mapping[str, Any], device: str) -> dict[str, Any]:
+def measure(setup: Setup, spec: Mapping[str, Any], device: str = "cpu") -> dict[str, Any]:
     """Train and ask one model: the spec with its bytes of state, accuracy, last loss and seconds."""
     import torch
 
@@ -170,7 +170,8 @@ def run(
         "rows": rows,
         **provenance(),
     }
-    for row in _each(setup, wanted, device, workers, lambda: time.perf_counter() - began < limit_s):
+    work = partial(measure, setup, device=device)
+    for _, row in each(work, wanted, workers, lambda: time.perf_counter() - began < limit_s):
         rows.append(row)
         result["total_seconds"] = round(spent + time.perf_counter() - began, 1)
         save(result)
@@ -179,28 +180,6 @@ def run(
     result["left_out"] = len(wanted) - (len(rows) - len(known))
     save(result)
     return result
-
-
-def _each(
-    setup: Setup, wanted: Sequence[dict[str, Any]], device: str, workers: int, more: Callable[[], bool]
-) -> Iterator[dict[str, Any]]:
-    """Rows as they come; no run is begun once `more()` is false."""
-    if workers == 1:
-        for spec in wanted:
-            if more():
-                yield measure(setup, spec, device)
-        return
-    left = list(wanted)
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        running: set[Future[dict[str, Any]]] = set()
-        while left or running:
-            while left and len(running) < workers and more():
-                running.add(pool.submit(measure, setup, left.pop(0), device))
-            if not running:
-                return
-            done = next(as_completed(running))
-            running.discard(done)
-            yield done.result()
 
 
 def chance(setup: Setup) -> float:

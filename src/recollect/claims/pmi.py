@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from recollect.claims.claim import Claim, Progress, Row, Setting
+from recollect.claims.runs import Run, averages, grid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,38 +123,40 @@ def make(name: str, size: Size) -> Any:
     return Network(2 * D + max(most - own, 0) // (2 * D + 1))  # all as many parameters as PMI, or as near as can be
 
 
-def measure(setting: Setting, progress: Progress) -> Iterator[Row]:
-    """Share of questions answered, on relations and on single objects, averaged over seeds."""
+def trained(run: Run, setting: Setting, progress: Progress) -> dict[str, float]:
+    """Share of questions answered, on relations and on single objects."""
     import torch
 
     from recollect.state.trainer import Plan, train
 
     size = SMALL if setting.scale == "small" else FULL
-    for name in (SYSTEM, OUTER, WORKSPACE, ATTENTION):
-        found = []
-        for seed in range(setting.seed, setting.seed + size.num_seeds):
-            torch.manual_seed(seed)
-            network = make(name, size).to(setting.device)
+    torch.manual_seed(run.seed)
+    network = make(run.name, size).to(setting.device)
 
-            def loss(step: int, network: Any = network, seed: int = seed) -> Tensor:
-                generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-                tokens, answers, _ = (each.to(setting.device) for each in scenes(size.rows, generator))
-                return torch.nn.functional.cross_entropy(network(tokens), answers)
+    def loss(step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
+        tokens, answers, _ = (each.to(setting.device) for each in scenes(size.rows, generator))
+        return torch.nn.functional.cross_entropy(network(tokens), answers)
 
-            def tell(step: int, total: int, what: str, name: str = name, seed: int = seed) -> None:
-                progress(f"seed {seed}, {name}, {step} of {total}: {what}")
+    plan = Plan(size.num_steps, 2e-3, 50, weight_decay=0.01, seed=run.seed)
+    train(network, loss, plan, progress=lambda step, total, what: progress(f"step {step} of {total}: {what}"))
+    tokens, answers, relation = scenes(size.num_scenes, torch.Generator().manual_seed(-1 - run.seed))
+    with torch.no_grad():
+        right = (network(tokens.to(setting.device)).argmax(dim=-1).cpu() == answers).float()
+    return {
+        "relations right": right[relation].mean().item(),
+        "objects right": right[~relation].mean().item(),
+        "parameters": float(sum(weight.numel() for weight in network.parameters())),
+    }
 
-            train(network, loss, Plan(size.num_steps, 2e-3, 50, weight_decay=0.01, seed=seed), progress=tell)
-            tokens, answers, relation = scenes(size.num_scenes, torch.Generator().manual_seed(-1 - seed))
-            with torch.no_grad():
-                right = (network(tokens.to(setting.device)).argmax(dim=-1).cpu() == answers).float()
-            figures = {
-                "relations right": right[relation].mean().item(),
-                "objects right": right[~relation].mean().item(),
-            }
-            found.append(figures | {"parameters": float(sum(weight.numel() for weight in network.parameters()))})
-        role = "system" if name == SYSTEM else "baseline"
-        yield Row(name, role, {key: mean(each[key] for each in found) for key in found[0]})
+
+def measure(setting: Setting, progress: Progress) -> Iterator[Row]:
+    """A row for each network, averaged over seeds."""
+    size = SMALL if setting.scale == "small" else FULL
+    seeds = range(setting.seed, setting.seed + size.num_seeds)
+    runs = grid((SYSTEM, OUTER, WORKSPACE, ATTENTION), seeds)
+    for name, values in averages(trained, runs, setting, progress):
+        yield Row(name, "system" if name == SYSTEM else "baseline", values)
 
 
 def decide(rows: Mapping[str, Row]) -> bool:
