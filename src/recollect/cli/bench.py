@@ -474,7 +474,12 @@ def recall(
             help="Lines of the plot, as attention,linear attention (Taylor); all: every one. A wrong name lists them."
         ),
     ] = "all",
-    task: Annotated[str, typer.Option(help="mqar, selective-copying, induction or listops.")] = "mqar",
+    task: Annotated[
+        str,
+        typer.Option(
+            help="mqar, selective-copying, induction, listops, or a kind of stories: qa1, qa2, qa3, qa5, qa6, qa7, qa19."
+        ),
+    ] = "mqar",
     pairs: Annotated[int, typer.Option(min=1, help="Pairs to be kept, of mqar.")] = 16,
     length: Annotated[int, typer.Option(min=8, help="Tokens of a sequence.")] = 128,
     width: Annotated[int, typer.Option(min=8, help="Width of the model.")] = 64,
