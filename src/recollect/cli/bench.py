@@ -505,9 +505,17 @@ def sirllm(
 )
 def recall(
     layers: Annotated[
-        str, typer.Option(help="Lines of the plot, as attention,MoM; all: every one. A wrong name lists them.")
+        str,
+        typer.Option(
+            help="Lines of the plot, as attention,linear attention (Taylor); all: every one. A wrong name lists them."
+        ),
     ] = "all",
-    task: Annotated[str, typer.Option(help="mqar, selective-copying, induction or listops.")] = "mqar",
+    task: Annotated[
+        str,
+        typer.Option(
+            help="mqar, selective-copying, induction, listops, or a kind of stories: qa1, qa2, qa3, qa5, qa6, qa7, qa19."
+        ),
+    ] = "mqar",
     pairs: Annotated[int, typer.Option(min=1, help="Pairs to be kept, of mqar.")] = 16,
     length: Annotated[int, typer.Option(min=8, help="Tokens of a sequence.")] = 128,
     width: Annotated[int, typer.Option(min=8, help="Width of the model.")] = 64,
@@ -573,6 +581,8 @@ def state_speed(
     device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
     limit_s: Annotated[float, typer.Option(min=1, help="Seconds at a length after which a layer is stopped.")] = 20.0,
+    total_s: Annotated[float, typer.Option(min=1, help="Seconds after which no further measurement is begun.")] = 240.0,
+    configs: Annotated[int, typer.Option(min=1, help="Configurations among which fused kernels are tuned.")] = 4,
     results: Annotated[Path | None, typer.Option("--results", help="Write state-speed.json into this folder.")] = None,
     plots: Annotated[Path | None, typer.Option("--plots", help="Draw the ratios into this folder.")] = None,
     json: Json = False,
@@ -592,6 +602,8 @@ def state_speed(
             device,
             dtype,
             limit_s,
+            total_s,
+            configs,
             progress=lambda line: status.update(escape(line)),
             save=lambda found: None if results is None else write_json(found, results / "state-speed.json"),
         )
