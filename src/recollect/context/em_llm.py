@@ -104,7 +104,9 @@ class EMLLM(BlockMemory):
     def attend(self, layer: Layer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attend to near tokens and to recalled events; events are formed when the chunk is through all layers."""
         events, _ = self.recall(layer, queries)
-        return near_and_far(layer, queries, keys, values, self.window_tokens, lambda: self._fetch(layer, events))[0]
+        return near_and_far(layer, queries, keys, values, self.window_tokens, lambda: self._fetch(layer, events, keys))[
+            0
+        ]
 
     def choose(self, layer: Layer, queries: Tensor) -> Tensor | None:
         """The events to fetch [1, n], in host memory: the most similar ones, and their neighbours from the queue."""
@@ -112,7 +114,7 @@ class EMLLM(BlockMemory):
         if "representatives" not in state or not self.memory_tokens:
             return None
         mean = far_queries(layer, queries, self.window_tokens).mean(dim=2).flatten()  # [H * D]
-        ranked = (state["representatives"].tensor[0] @ mean).argsort(descending=True).tolist()
+        ranked = (state["representatives"].tensor[0].to(mean) @ mean).argsort(descending=True).tolist()
         lengths = state["host_events"].tensor[0].tolist()
         room = round(self.memory_tokens * self.contiguity)
         similar = fill(ranked, lengths, self.memory_tokens - room)
@@ -135,11 +137,11 @@ class EMLLM(BlockMemory):
         """The lengths of the events."""
         return layer.state["host_events"].tensor[0]
 
-    def _fetch(self, layer: Layer, events: Tensor | None) -> Far | None:
+    def _fetch(self, layer: Layer, events: Tensor | None, like: Tensor) -> Far | None:
         """Keys, turned, and values [1, G, F, D] of these events [1, n]."""
         if events is None or not events.numel():
             return None
-        keys, values = self._copied(layer, sorted(events[0].tolist()), layer.state["keys"])
+        keys, values = self._copied(layer, sorted(events[0].tolist()), like)
         return keys, values, None
 
     def _copied(self, layer: Layer, events: list[int], like: Tensor) -> tuple[Tensor, Tensor]:
