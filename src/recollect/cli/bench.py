@@ -368,6 +368,11 @@ def context(
     device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
     width: Annotated[int, typer.Option(help="Width of the model; a Llama 7B has 4096.")] = 4096,
+    look_up_tokens: Annotated[int, typer.Option(min=1, help="Tokens that block memories decode with one look-up.")] = 1,
+    changed: Annotated[
+        float | None,
+        typer.Option(help="Share of a look-up that the one before did not find; default: as random weights have it."),
+    ] = None,
     limit_s: Annotated[float, typer.Option(min=1, help="Seconds of reading after which a policy is stopped.")] = 120.0,
     results: Annotated[
         Path | None, typer.Option("--results", help="Write context-speed.json into this folder.")
@@ -389,12 +394,40 @@ def context(
             device,
             dtype,
             width,
+            settings={key: {"look_up_tokens": look_up_tokens} for key in keys if bench.looks_up(key)},
+            changed=changed,
             limit_s=limit_s,
             progress=lambda line: status.update(escape(line)),
             save=lambda found: None if results is None else write_json(found, results / "context-speed.json"),
         )
     if plots is not None:
         bench.plot(result, plots)
+    if json:
+        print_json(result)
+    else:
+        bench.show(result, out)
+
+
+@app.command(
+    "look-ups", epilog="Example:  recollect bench look-ups --data folder-of-model-and-novels --results results"
+)
+def look_ups(
+    data: Annotated[Path, typer.Option("--data", help="Folder with a checkpoint of transformers and novels.")],
+    length: Annotated[int, typer.Option(min=4096, help="Tokens of the novel.")] = 16_384,
+    device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cpu",
+    results: Annotated[Path | None, typer.Option("--results", help="Write look-ups.json into this folder.")] = None,
+    json: Json = False,
+) -> None:
+    """How much the look-ups of block memories change while a trained model reads a novel."""
+    from recollect.benchmarks import look_ups as bench
+    from recollect.benchmarks.report import write_json
+    from recollect.claims.claim import Setting
+
+    with err.status("starting") as status:
+        where = Setting(data=data, device=device)
+        result = bench.on_a_novel(where, length, lambda line: status.update(escape(line)))
+    if results is not None:
+        write_json(result, results / "look-ups.json")
     if json:
         print_json(result)
     else:
