@@ -582,7 +582,7 @@ def state_speed(
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
     limit_s: Annotated[float, typer.Option(min=1, help="Seconds at a length after which a layer is stopped.")] = 20.0,
     total_s: Annotated[float, typer.Option(min=1, help="Seconds after which no further measurement is begun.")] = 240.0,
-    configs: Annotated[int, typer.Option(min=1, help="Configurations among which fused kernels are tuned.")] = 4,
+    configs: Annotated[int, typer.Option(min=1, help="Configurations among which fused kernels are tuned.")] = 3,
     results: Annotated[Path | None, typer.Option("--results", help="Write state-speed.json into this folder.")] = None,
     plots: Annotated[Path | None, typer.Option("--plots", help="Draw the ratios into this folder.")] = None,
     json: Json = False,
