@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recollect.benchmarks.real_data import classification_stream, corpora, find, labelled, novels
+from recollect.benchmarks.real_data import classification_stream, corpora, cut, find, labelled, novels
 from recollect.claims.claim import Setting
 from recollect.errors import InvalidInput, NotFound
 from words import tokenizer
@@ -29,7 +29,7 @@ def test_novels_and_labelled_tasks_are_read(data: Path):
         pytest.skip("no novels or cl-benchmark in the measuring data")
     assert len(novels(setting, "test")) == 7
     words = tokenizer()
-    short = labelled(setting, "cb", "train", 5, words)
+    short = [cut(each, 5, words) for each in labelled(setting, "cb", "train")]
     assert all(len(words.encode(each.prompt.removesuffix("\nAnswer:"))) <= 5 for each in short)
     tasks = classification_stream(setting, words, 0, names=["cb", "wic"], train=6, test=3)
     assert {task.name for task in tasks} == {"cb", "wic"}

@@ -43,6 +43,14 @@ def text_task(name: str = "counting", rows: int = 8) -> MadeTask:
     return MadeTask(name, data, data)
 
 
+def test_gradients_that_frozen_parameters_hold_do_not_count_when_clipping(tasks):
+    clean, stale = make_net(), make_net()
+    stale.frozen.weight.grad = torch.full_like(stale.frozen.weight, 100.0)
+    for net in (clean, stale):
+        Learner(net, optimizer=sgd, batch_rows=8, clip_norm=0.5).learn(tasks[0])
+    assert_same(copies(clean), copies(stale))
+
+
 def test_it_is_the_loop_that_one_would_write(tasks):
     data = tasks[0].train
     one_batch = replace(tasks[0], train=TensorDataset(*data.tensors))

@@ -44,10 +44,15 @@ def find(where: Where, name: str) -> Path:
 def checkpoint(where: Where, dtype: str | None = None) -> tuple[Any, Any]:
     """(model, tokenizer) of the first checkpoint of transformers under the data folder, on the device.
 
-    The tokenizer gets the first, last and filling tokens that the model's configuration names.
+    The tokenizer gets the first, last and filling tokens that the model's configuration names. On a GPU, products of
+    float32 matrices go through TF32 from then on, in all of the process.
     """
+    import torch
+
     from recollect.benchmarks.testbed import load
 
+    if where.device != "cpu":
+        torch.set_float32_matmul_precision("high")
     return with_ends(*load(find(where, "config.json").parent, where.device, dtype))
 
 
@@ -66,14 +71,13 @@ def novels(where: Where, split: str) -> list[str]:
         return [json.loads(line)["text"] for line in lines]
 
 
-def labelled(where: Where, name: str, split: str, tokens: int = 0, tokenizer: Any = None) -> list[Question]:
-    """Questions of a classification task of `cl-benchmark`; with `tokens`, texts are cut to so many tokens."""
-    questions = read_questions(find(where, f"cl-benchmark/{name}.jsonl.xz"), split)
-    return [_cut(question, tokens, tokenizer) for question in questions] if tokens else questions
+def labelled(where: Where, name: str, split: str) -> list[Question]:
+    """Questions of a classification task of `cl-benchmark`, in the order of its file."""
+    return read_questions(find(where, f"cl-benchmark/{name}.jsonl.xz"), split)
 
 
-def _cut(question: Question, tokens: int, tokenizer: Any) -> Question:
-    """The question with the end of its text cut, not that of "Answer:"."""
+def cut(question: Question, tokens: int, tokenizer: Any) -> Question:
+    """The question with its text cut to so many tokens, not counting "Answer:", which stays."""
     text = question.prompt.removesuffix("\nAnswer:")
     ids = tokenizer.encode(text, add_special_tokens=False)
     return question if len(ids) <= tokens else Question(f"{tokenizer.decode(ids[:tokens])}\nAnswer:", question.answer)
@@ -104,21 +108,29 @@ def corpora(where: Where, tokenizer: Any, rows: int, tokens: int, seed: int = 0)
     return tasks
 
 
+ROOM = 16  # tokens of "Answer:", the answer, the first and the last token
 CLASSIFICATION = "agnews amazon boolqa cb copa dbpedia imdb mnli qqp rte sst2 wic yelp".split()
 
 
 def classification_stream(
-    where: Where, tokenizer: Any, seed: int, names: Sequence[str] = CLASSIFICATION, train: int = 4000, test: int = 200
+    where: Where,
+    tokenizer: Any,
+    seed: int,
+    names: Sequence[str] = CLASSIFICATION,
+    train: int = 4000,
+    test: int = 200,
+    tokens: int = 128,
 ) -> list[Task]:
-    """The thirteen text classification tasks in an order drawn by the seed, as instructions of at most 192 tokens."""
+    """The thirteen text classification tasks in an order drawn by the seed, as instructions of at most `tokens` tokens."""
     order = list(names)
     Random(f"order {seed}").shuffle(order)
     tasks = []
     for name in order:
         parts = []
         for split, wanted in (("train", train), ("test", test)):
-            questions = labelled(where, name, split, 180, tokenizer)
+            questions = labelled(where, name, split)
             Random(f"{name} {seed}").shuffle(questions)
-            parts.append(answer_rows(tokenizer, questions[:wanted], 192))
+            short = [cut(question, tokens - ROOM, tokenizer) for question in questions[:wanted]]
+            parts.append(answer_rows(tokenizer, short, tokens))
         tasks.append(Task(name, *parts))
     return level(tasks)

@@ -40,6 +40,7 @@ class Setup:
     def make_task(self) -> Any:
         """The task. Raises InvalidInput for an unknown one, or for sizes that do not fit."""
         from recollect.benchmarks import state_tasks as tasks
+        from recollect.benchmarks.stories import KINDS, stories
 
         made = {
             "mqar": lambda: tasks.mqar_task(self.num_pairs, self.length, max(128, 4 * self.num_pairs)),
@@ -47,12 +48,10 @@ class Setup:
             "induction": lambda: tasks.induction(self.length),
             "listops": lambda: tasks.listops(self.length),
         }
+        made |= {kind: partial(stories, kind, self.length) for kind in KINDS}
         if self.task not in made:
-            raise InvalidInput(f"task: {self.task!r:.20} is not known; use one of {', '.join(TASKS)}.")
+            raise InvalidInput(f"task: {self.task!r:.20} is not known; use one of {', '.join(made)}.")
         return made[self.task]()
-
-
-TASKS = ("mqar", "selective-copying", "induction", "listops")
 
 
 def entries(setup: Setup) -> dict[str, list[tuple[str, dict[str, Any]]]]:
@@ -68,7 +67,7 @@ def entries(setup: Setup) -> dict[str, list[tuple[str, dict[str, Any]]]]:
         "attention": [("attention", {"conv_tokens": 4})],
         "window attention": [("attention", {"conv_tokens": 4, "window_tokens": tokens}) for tokens in (8, 32)],
         "linear attention": [("linear-attention", {"key_size": size}) for size in (8, 32)],
-        "linear attention, Taylor": [
+        "linear attention (Taylor)": [
             ("linear-attention", {"key_size": size, "feature_map": "taylor"}) for size in (4, 8, 16)
         ],
         "JRT-RNN": [("jrt-rnn", {"key_size": size, "prefix_tokens": prefix}) for size in (4, 8)],
@@ -184,11 +183,14 @@ def run(
 
 def chance(setup: Setup) -> float:
     """What a guess among all possible answers gets."""
+    from recollect.benchmarks.stories import KINDS
+
     return {
         "mqar": 1 / (max(128, 4 * setup.num_pairs) / 2),
         "selective-copying": 1 / 16,
         "induction": 1 / 16,
         "listops": 1 / 10,
+        **{name: 1 / kind.num_answers for name, kind in KINDS.items()},
     }[setup.task]
 
 

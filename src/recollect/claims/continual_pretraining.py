@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from statistics import mean, pstdev
 from typing import Any
@@ -21,7 +23,6 @@ from recollect.weights.continual_pretraining import (
     RewarmCosine,
     Schedule,
 )
-from recollect.weights.delta import Delta, snapshot
 from recollect.weights.learner import Learner
 from recollect.weights.streams import Task, iid
 
@@ -40,25 +41,54 @@ LITTLE, HALF, UNION, BEFORE = (
 INFINITE = "infinite schedule, annealed, replay 25%"
 ARMS: dict[str, tuple[float, str]] = {  # replayed share, schedule
     SYSTEM: (0.25, "rewarm"),
-    LITTLE: (0.05, "rewarm"),
-    HALF: (0.5, "rewarm"),
     REWARMED: (0.0, "rewarm"),
     FLOOR: (0.0, "floor"),
     FLOOR_REPLAY: (0.25, "floor"),
+    LITTLE: (0.05, "rewarm"),
+    HALF: (0.5, "rewarm"),
 }
-BATCH = 32
 
 
-def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
+@dataclass(frozen=True)
+class World:
+    """Two corpora, a model that knows the first one and some rows of it, and a model to start the union from."""
+
+    seed: int
+    tasks: Sequence[Task]
+    known: Any
+    rows: Mapping[str, Any]  # what replay remembers of the first corpus
+    fresh: Any
+    peak: float
+    floor: float
+    batch_rows: int
+
+    def learner(self, model: Any, schedule: Schedule, share: float = 0.0, keep: bool = False) -> Learner:
+        """A learner of a copy of the model; the optimizer's moments go with it to the next corpus if `keep`."""
+        return _learner(copy.deepcopy(model), schedule, share, self.seed, self.batch_rows, keep)
+
+    def rewarm(self) -> Schedule:
+        """The schedule that starts anew at each corpus."""
+        return RewarmCosine(self.peak, self.floor)
+
+
+def measure(setting: Setting, progress: Progress) -> Iterator[Row]:
     """Loss on the old and on the new corpus at the end of each arm, over seeds."""
-    found: dict[str, list[dict[str, float]]] = {}
     full = setting.scale == "full"
-    for seed in range(setting.seed, setting.seed + (2 if full else 3)):
-        for name, values in (_real if full else _made)(setting, seed, progress).items():
-            found.setdefault(name, []).append(values)
-    return [
-        Row(name, "system" if name in (SYSTEM, INFINITE) else "baseline", _over(runs)) for name, runs in found.items()
-    ]
+    seeds = range(setting.seed, setting.seed + (2 if full else 3))
+    worlds = [(_real if full else _made)(setting, seed, progress) for seed in seeds]
+    arms: dict[str, Callable[[World], Learner]] = {
+        BEFORE: lambda world: world.learner(world.known, world.rewarm()),
+        **{name: partial(_continued, share=share, kind=kind) for name, (share, kind) in ARMS.items()},
+        UNION: _union,
+    }
+    if not full:  # a model that was annealed cannot go on with such a schedule
+        arms[INFINITE] = _infinite
+    for name, arm in arms.items():
+        runs = []
+        for world in worlds:
+            progress(f"{name}, seed {world.seed}")
+            runs.append(_losses(arm(world), world.tasks))
+        yield Row(name, "system" if name in (SYSTEM, INFINITE) else "baseline", _over(runs))
 
 
 def _over(runs: list[dict[str, float]]) -> dict[str, float]:
@@ -66,91 +96,68 @@ def _over(runs: list[dict[str, float]]) -> dict[str, float]:
     return values | {"mean": (values["old"] + values["new"]) / 2, "spread": pstdev([run["old"] for run in runs])}
 
 
-def _made(setting: Setting, seed: int, progress: Progress, steps: int = 500) -> dict[str, dict[str, float]]:
+def _continued(world: World, share: float, kind: str) -> Learner:
+    """The second corpus after the first."""
+    arm = world.learner(world.known, world.rewarm() if kind == "rewarm" else Constant(world.floor), share)
+    arm.methods[0].state = {key: list(each) if isinstance(each, list) else each for key, each in world.rows.items()}
+    arm.learn(world.tasks[1], evaluate=[])
+    return arm
+
+
+def _union(world: World) -> Learner:
+    arm = world.learner(world.fresh, world.rewarm())
+    arm.learn(iid(world.tasks), evaluate=[])
+    return arm
+
+
+def _infinite(world: World) -> Learner:
+    """Both corpora at a rate without an end, and a last tenth of the second one again, by the copy that is annealed."""
+    rows: Any = world.tasks[1].train
+    steps = len(rows) // world.batch_rows
+    infinite = InfiniteRate(world.peak, (world.peak + world.floor) / 2, steps // 100, steps // 2)
+    arm = world.learner(world.fresh, infinite, 0.25, keep=True)
+    for task in world.tasks:
+        arm.learn(task, evaluate=[])
+    arm.methods[0].schedule = infinite.annealing(world.floor)  # type: ignore[attr-defined]
+    last = world.batch_rows * steps // 10
+    arm.learn(Task("annealing", Rows(**rows[-last:]), world.tasks[1].test), evaluate=[])
+    return arm
+
+
+def _made(setting: Setting, seed: int, progress: Progress, steps: int = 500, batch_rows: int = 32) -> World:
     """Two made languages, of which the second redraws 70% of the first."""
     peak, floor = 3e-3, 3e-4
     one = Language.made(64, 10 * seed)
     two = one.shifted(0.7, 10 * seed + 1)
-    tasks = [one.task("old", BATCH * steps, 24, seed), two.task("new", BATCH * steps, 24, seed)]
-
-    def learner(schedule: Schedule, share: float, keep: bool = False) -> Learner:
-        model = tiny_decoder(64, width=48, inner=96, heads=2, tokens=32, seed=seed).to(setting.device)
-        return _learner(model, schedule, share, seed, keep)
-
-    def tell(name: str) -> None:
-        progress(f"seed {seed}: {name}")
-
-    rewarm, found = RewarmCosine(peak, floor), {}
-    tell(BEFORE)
-    base = learner(rewarm, 0.0)
-    base.learn(tasks[0])
-    found[BEFORE] = _losses(base, tasks)
-    start, seen = snapshot(base.model), base.methods[0].state
-    for name, (share, kind) in ARMS.items():
-        tell(name)
-        arm = learner(rewarm if kind == "rewarm" else Constant(floor), share)
-        arm.model.load_state_dict(start)
-        _remember(arm, seen)
-        arm.learn(tasks[1], evaluate=[])
-        found[name] = _losses(arm, tasks)
-    tell(INFINITE)
-    infinite = InfiniteRate(peak, (peak + floor) / 2, steps // 100, steps // 2)
-    arm = learner(infinite, 0.25, keep=True)
-    for task in tasks:
-        arm.learn(task, evaluate=[])
-    last = BATCH * steps // 10  # rows of the new corpus, read again by the copy that is annealed
-    arm.methods[0].schedule = infinite.annealing(floor)  # type: ignore[attr-defined]
-    rows = tasks[1].train[-last:]  # type: ignore[index]
-    arm.learn(Task("annealing", Rows(**rows), tasks[1].test), evaluate=[])
-    found[INFINITE] = _losses(arm, tasks)
-    tell(UNION)
-    arm = learner(rewarm, 0.0)
-    arm.learn(iid(tasks), evaluate=[])
-    found[UNION] = _losses(arm, tasks)
-    return found
+    tasks = [one.task("old", batch_rows * steps, 24, seed), two.task("new", batch_rows * steps, 24, seed)]
+    fresh = tiny_decoder(64, width=48, inner=96, heads=2, tokens=32, seed=seed).to(setting.device)
+    progress(f"the first corpus, seed {seed}")
+    base = _learner(copy.deepcopy(fresh), RewarmCosine(peak, floor), 0.0, seed, batch_rows)
+    base.learn(tasks[0], evaluate=[])
+    return World(seed, tasks, base.model, base.methods[0].state, fresh, peak, floor, batch_rows)
 
 
-def _real(setting: Setting, seed: int, progress: Progress, steps: int = 300) -> dict[str, dict[str, float]]:
-    """A pretrained model that has read novels reads reviews and news; every arm starts from the same weights."""
-    peak, floor = 6e-4, 6e-5
+def _real(setting: Setting, seed: int, progress: Progress, steps: int = 160, batch_rows: int = 16) -> World:
+    """A pretrained model that has read novels reads reviews and news; the union starts from it too."""
     model, tokenizer = checkpoint(setting, "float32")
-    tasks = corpora(setting, tokenizer, rows=BATCH * steps, tokens=256, seed=seed)
-    start, found = snapshot(model), {}
-    found[BEFORE] = _losses(_learner(model, Constant(floor), 0.0, seed), tasks)
-    for name, (share, kind) in ARMS.items():
-        progress(f"seed {seed}: {name}")
-        arm = _learner(model, RewarmCosine(peak, floor) if kind == "rewarm" else Constant(floor), share, seed)
-        old: Any = tasks[0].train
-        rows = [old[place] for place in range(min(len(old), 4000))]
-        _remember(arm, {"rows": rows, "labels": [-1] * len(rows), "tasks": ["old"] * len(rows), "num_seen": len(rows)})
-        arm.learn(tasks[1], evaluate=[])
-        found[name] = _losses(arm, tasks)
-        Delta.between(start, model, name).undo(model)
-    progress(f"seed {seed}: {UNION}")
-    arm = _learner(model, RewarmCosine(peak, floor), 0.0, seed)
-    arm.learn(iid(tasks), evaluate=[])
-    found[UNION] = _losses(arm, tasks)
-    return found
+    tasks = corpora(setting, tokenizer, rows=batch_rows * steps, tokens=256, seed=seed)
+    old: Any = tasks[0].train
+    rows = [old[place] for place in range(min(len(old), 4000))]
+    seen = {"rows": rows, "labels": [-1] * len(rows), "tasks": ["old"] * len(rows), "num_seen": len(rows)}
+    return World(seed, tasks, model, seen, model, 6e-4, 6e-5, batch_rows)
 
 
-def _learner(model: Any, schedule: Schedule, share: float, seed: int, keep: bool = False) -> Learner:
-    method = ContinualPretraining(share=share, schedule=schedule, capacity=4000)
-    optimizer = partial(torch.optim.AdamW, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
+def _learner(model: Any, schedule: Schedule, share: float, seed: int, batch_rows: int, keep: bool = False) -> Learner:
     return Learner(
         model,
-        [method],
-        optimizer=optimizer,
+        [ContinualPretraining(share=share, schedule=schedule, capacity=4000)],
+        optimizer=partial(torch.optim.AdamW, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1),
         score=minus_loss,
-        batch_rows=BATCH,
+        batch_rows=batch_rows,
         clip_norm=1.0,
         keep_optimizer=keep,
         seed=seed,
     )
-
-
-def _remember(learner: Learner, seen: Mapping[str, Any]) -> None:
-    """Give a learner the rows that another one saw."""
-    learner.methods[0].state = {key: list(value) if isinstance(value, list) else value for key, value in seen.items()}
 
 
 def _losses(learner: Learner, tasks: Sequence[Task]) -> dict[str, float]:

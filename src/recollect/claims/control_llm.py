@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from statistics import mean, pstdev
@@ -32,35 +33,58 @@ EXPANSIONS = {
     "Control LLM, lerp at 0.5, mse": ControlLLM(interpolator="lerp", divergence="mse", train_weight=False),
     "Control LLM, dlerpin": ControlLLM(interpolator="dlerpin"),
 }
-RATES = (3e-3, 1e-3)  # of twins and of fine-tuning; the latter also at a tenth of the last
 
 
-def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
+@dataclass(frozen=True)
+class World:
+    """A model that knows the old corpus, the two corpora, and the rates at which twins and fine-tuning learn the new one."""
+
+    seed: int
+    model: Any
+    tasks: Sequence[Task]
+    num_steps: int
+    batch_rows: int
+    rates: tuple[float, float]  # fine-tuning also at a tenth of the last
+
+
+def measure(setting: Setting, progress: Progress) -> Iterator[Row]:
     """Loss on the old and on the new corpus of each arm at its best rate, and what fine-tuning loses for the same gain."""
     full = setting.scale == "full"
-    found: dict[str, list[dict[str, float]]] = {}
-    for seed in range(setting.seed, setting.seed + (1 if full else 3)):
-        model, tasks, steps = (_real if full else _made)(setting, seed, progress)
-        losses = _losses(model, tasks)
-        found.setdefault(BEFORE, []).append(losses)
-        front = [tuple(losses.values())]
-        points = []
-        for rate in (*RATES, RATES[-1] / 10):
-            progress(f"seed {seed}: {TUNED} at {rate}")
-            tuned = copy.deepcopy(model)
-            points.append(_learn(tuned, tasks, rate, steps, seed))
-            front.append((points[-1]["old"], points[-1]["new"]))
-        found.setdefault(TUNED, []).append(min(points, key=lambda each: each["new"]))
-        for name, settings in EXPANSIONS.items():
+    seeds = range(setting.seed, setting.seed + (1 if full else 3))
+    worlds = [(_real if full else _made)(setting, seed, progress) for seed in seeds]
+    before = [_losses(world.model, world.tasks) for world in worlds]
+    yield Row(BEFORE, "baseline", _over(before))
+    tuned = [_tuned(world, progress) for world in worlds]
+    yield Row(TUNED, "baseline", _over([_best(points) for points in tuned]))
+    fronts = [
+        [(each["old"], each["new"]) for each in (first, *points)] for first, points in zip(before, tuned, strict=True)
+    ]
+    for name, settings in EXPANSIONS.items():
+        found: list[dict[str, float]] = []
+        merged: list[dict[str, float]] = []
+        for world, front in zip(worlds, fronts, strict=True):
             points = []
-            for rate in RATES:
-                progress(f"seed {seed}: {name} at {rate}")
-                points.append(_expanded(model, settings, tasks, rate, steps, seed, front))
+            for rate in world.rates:
+                progress(f"{name} at {rate}, seed {world.seed}")
+                points.append(_expanded(world, settings, rate, front))
             best = min(points, key=lambda each: each[0]["new"])
-            found.setdefault(name, []).append(best[0])
-            if name == SYSTEM:
-                found.setdefault(MERGED, []).append(best[1])
-    return [Row(name, "system" if name == SYSTEM else "baseline", _over(runs)) for name, runs in found.items()]
+            found.append(best[0])
+            merged.append(best[1])
+        yield Row(name, "system" if name == SYSTEM else "baseline", _over(found))
+        if name == SYSTEM:
+            yield Row(MERGED, "baseline", _over(merged))
+
+
+def _tuned(world: World, progress: Progress) -> list[dict[str, float]]:
+    points = []
+    for rate in (*world.rates, world.rates[-1] / 10):
+        progress(f"{TUNED} at {rate}, seed {world.seed}")
+        points.append(_learn(copy.deepcopy(world.model), world, rate))
+    return points
+
+
+def _best(points: Sequence[dict[str, float]]) -> dict[str, float]:
+    return min(points, key=lambda each: each["new"])
 
 
 def _over(runs: list[dict[str, float]]) -> dict[str, float]:
@@ -70,21 +94,15 @@ def _over(runs: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _expanded(
-    model: Any,
-    settings: ControlLLM,
-    tasks: Sequence[Task],
-    rate: float,
-    steps: int,
-    seed: int,
-    front: list[tuple[float, ...]],
+    world: World, settings: ControlLLM, rate: float, front: list[tuple[float, ...]]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """(losses with twins, losses merged back); `tuned, old`: what fine-tuning has on the old corpus at the same new loss."""
-    grown = copy.deepcopy(model)
+    grown = copy.deepcopy(world.model)
     twins = settings.expand(grown)
-    values = _learn(grown, tasks, rate, steps, seed)
+    values = _learn(grown, world, rate)
     values["tuned, old"] = _on_front(front, values["new"])
     twins.merge("slerp")
-    merged = _losses(grown, tasks)
+    merged = _losses(grown, world.tasks)
     return values, merged | {"tuned, old": _on_front(front, merged["new"])}
 
 
@@ -97,13 +115,18 @@ def _on_front(front: list[tuple[float, ...]], new: float) -> float:
     return points[0][1] if new < points[0][0] else points[-1][1]
 
 
-def _learn(model: Any, tasks: Sequence[Task], rate: float, steps: int, seed: int) -> dict[str, float]:
-    optimizer = partial(torch.optim.AdamW, lr=rate, weight_decay=0.01)
+def _learn(model: Any, world: World, rate: float) -> dict[str, float]:
     learner = Learner(
-        model, optimizer=optimizer, score=minus_loss, batch_rows=32, num_steps=steps, clip_norm=1.0, seed=seed
+        model,
+        optimizer=partial(torch.optim.AdamW, lr=rate, weight_decay=0.01),
+        score=minus_loss,
+        batch_rows=world.batch_rows,
+        num_steps=world.num_steps,
+        clip_norm=1.0,
+        seed=world.seed,
     )
-    learner.learn(tasks[1], evaluate=[])
-    return _losses(model, tasks)
+    learner.learn(world.tasks[1], evaluate=[])
+    return _losses(model, world.tasks)
 
 
 def _losses(model: Any, tasks: Sequence[Task]) -> dict[str, float]:
@@ -111,7 +134,7 @@ def _losses(model: Any, tasks: Sequence[Task]) -> dict[str, float]:
     return {name: text_loss(model, test) for name, test in zip(("old", "new"), tests, strict=True)}
 
 
-def _made(setting: Setting, seed: int, progress: Progress) -> tuple[Any, list[Task], int]:
+def _made(setting: Setting, seed: int, progress: Progress) -> World:
     one = Language.made(64, 10 * seed)
     two = one.shifted(0.5, 10 * seed + 1)
     tasks = [one.task("old", 32 * 250, 24, seed), two.task("new", 32 * 120, 24, seed)]
@@ -121,12 +144,13 @@ def _made(setting: Setting, seed: int, progress: Progress) -> tuple[Any, list[Ta
     Learner(model, optimizer=optimizer, batch_rows=32, num_steps=250, clip_norm=1.0, seed=seed).learn(
         tasks[0], evaluate=[]
     )
-    return model, tasks, 120
+    return World(seed, model, tasks, 120, 32, (3e-3, 1e-3))
 
 
-def _real(setting: Setting, seed: int, progress: Progress) -> tuple[Any, list[Task], int]:
+def _real(setting: Setting, seed: int, progress: Progress, num_steps: int = 200) -> World:
     model, tokenizer = checkpoint(setting, "float32")
-    return model, corpora(setting, tokenizer, rows=32 * 200, tokens=256, seed=seed), 200
+    tasks = corpora(setting, tokenizer, rows=16 * num_steps, tokens=256, seed=seed)
+    return World(seed, model, tasks, num_steps, 16, (1e-3, 3e-4))
 
 
 def decide(rows: Mapping[str, Row]) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from recollect.benchmarks.state_tasks import NUM_ANSWERS, SCENE_SIZE, scenes
 from recollect.claims.claim import Claim, Progress, Row, Setting
 from recollect.claims.runs import Run, averages, grid
 
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SYSTEM, OUTER, WORKSPACE, ATTENTION = "PMI", "PMI, outer products", "shared workspace", "self-attention"
-OBJECTS, KINDS, ANSWERS = 6, 6, 10  # objects of a scene, one of each colour; kinds of question; answers
-INPUTS = 2 * OBJECTS + 2 + 2 + KINDS
 
 
 @dataclass(frozen=True)
@@ -31,45 +30,6 @@ class Size:
 
 SMALL = Size(width=48, num_steps=700, num_seeds=1, rows=64, num_layers=3)
 FULL = Size(width=128, num_steps=4000, num_seeds=3, rows=512, num_scenes=16384)
-
-
-def scenes(rows: int, generator: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """(tokens [B, 7, INPUTS], answers [B], whether the question is on a relation [B]): symbolic Sort-of-CLEVR.
-
-    Six objects, each of another colour, a rectangle or a circle somewhere in the unit square, and behind them a question on
-    the object of one colour: its shape, whether it is left, whether it is above; or the shape of the object that is
-    nearest to it, of the one that is furthest from it, and how many have its shape. Answers: no, yes, rectangle, circle, 1 to 6.
-    """
-    import torch
-
-    def draw(high: int, *shape: int) -> Tensor:
-        return torch.randint(high, (rows, *shape), generator=generator)
-
-    at, shapes = torch.rand(rows, OBJECTS, 2, generator=generator), draw(2, OBJECTS)
-    colours = torch.rand(rows, OBJECTS, generator=generator).argsort(dim=1)
-    asked, kind = draw(OBJECTS), draw(KINDS)
-    row = torch.arange(rows)
-    one = torch.nn.functional.one_hot
-    tokens = torch.zeros(rows, OBJECTS + 1, INPUTS)
-    tokens[:, :OBJECTS, :OBJECTS] = one(colours, OBJECTS).float()
-    tokens[:, :OBJECTS, OBJECTS : OBJECTS + 2] = one(shapes, 2).float()
-    tokens[:, :OBJECTS, OBJECTS + 2 : OBJECTS + 4] = at
-    tokens[:, OBJECTS, OBJECTS + 4 : 2 * OBJECTS + 4] = one(colours[row, asked], OBJECTS).float()
-    tokens[:, OBJECTS, 2 * OBJECTS + 4 :] = one(kind, KINDS).float()
-    distance = (at - at[row, asked][:, None]).norm(dim=-1)
-    nearest = distance.scatter(1, asked[:, None], 9.0).argmin(dim=1)
-    shape = shapes[row, asked]
-    answers = torch.stack(
-        [
-            2 + shape,
-            (at[row, asked, 0] < 0.5).long(),
-            (at[row, asked, 1] < 0.5).long(),
-            2 + shapes[row, nearest],
-            2 + shapes[row, distance.argmax(dim=1)],
-            3 + (shapes == shape[:, None]).sum(dim=1),
-        ]
-    )
-    return tokens, answers[kind, row], kind >= KINDS // 2
 
 
 def make(name: str, size: Size) -> Any:
@@ -102,7 +62,7 @@ def make(name: str, size: Size) -> Any:
     class Network(nn.Module):
         def __init__(self, hidden: int):
             super().__init__()
-            self.embed, self.mixer, self.head = nn.Linear(INPUTS, D), mixer(), nn.Linear(D, ANSWERS)
+            self.embed, self.mixer, self.head = nn.Linear(SCENE_SIZE, D), mixer(), nn.Linear(D, NUM_ANSWERS)
             self.norms = nn.ModuleList(nn.LayerNorm(D) for _ in range(3))
             self.feed = nn.Sequential(nn.Linear(D, hidden), nn.GELU(), nn.Linear(hidden, D))
 

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recollect.errors import InvalidInput
+from recollect.weights.blocks import decoder_blocks
 
 INTERPOLATORS = ("lerp", "slerp", "dlerp", "dlerpin")
 DIVERGENCES = ("cosine", "mse", "dot")
@@ -54,7 +55,7 @@ class ControlLLM:
 
         Raises InvalidInput when no list of blocks is found, or it has fewer than `every`.
         """
-        blocks, place = _blocks(model)
+        blocks, place = decoder_blocks(model)
         chosen = list(range(self.every - 1, len(blocks), self.every))
         if not chosen:
             raise InvalidInput(f"every: {self.every} is more than the model's {len(blocks)} blocks; use fewer.")
@@ -232,13 +233,3 @@ def diverge(kind: str, kept: Tensor, made: Tensor) -> Tensor:
     if kind == "cosine":
         return cosine
     return 0.5 * cosine + 0.5 * (kept.norm(dim=-1) - made.norm(dim=-1)).square()
-
-
-def _blocks(model: nn.Module) -> tuple[nn.ModuleList, tuple[nn.Module, str]]:
-    """The decoder's list of blocks, and where it is kept."""
-    for parent in model.modules():
-        for name in ("layers", "h", "blocks"):
-            found = getattr(parent, name, None)
-            if isinstance(found, nn.ModuleList) and len(found):
-                return found, (parent, name)
-    raise InvalidInput(f"model: {type(model).__name__} has no list of blocks that is known; use a decoder.")

@@ -118,6 +118,7 @@ class WeightsMemory:
     tokenizer: Any
     learning_rate: float = 1e-4
     max_tokens: int = 128
+    tested_rows: int = 256  # texts that are scored or completed at a time
 
     def __post_init__(self) -> None:
         self.fresh()
@@ -149,15 +150,15 @@ class WeightsMemory:
         """The mean loss of each text in nats a token."""
         found: list[float] = []
         with evaluating(self.model):
-            for at in range(0, len(texts), 64):
-                losses, counts = self._losses(texts[at : at + 64])
+            for at in range(0, len(texts), self.tested_rows):
+                losses, counts = self._losses(texts[at : at + self.tested_rows])
                 found += (losses / counts).tolist()
         return found
 
     def complete(self, prompts: Sequence[list[int]], numbers: Sequence[int]) -> list[list[int]]:
         """The most likely tokens after each prompt, so many of them."""
-        texts = [_Ids(prompt) for prompt in prompts]
-        return continuations(self.model, _Passing(self.tokenizer), texts, numbers)  # type: ignore[arg-type]
+        texts: Any = [_Ids(prompt) for prompt in prompts]
+        return continuations(self.model, _Passing(self.tokenizer), texts, numbers, self.tested_rows)
 
     def _losses(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """(summed loss, number of tokens) of each text."""

@@ -70,10 +70,12 @@ class ILoRA(Replay):
         drawn = self.batch(learner, self.draw(learner, batch, wanted))
         with learner.accelerator.autocast():
             fast = _run(learner.model, drawn)
+            mixed = (1 - self.share) * loss + self.share * learner.objective(fast, drawn, None)
+            if not self.consistency:
+                return mixed
             with torch.no_grad():
                 slow = _run(learner.model, drawn, self.state["slow"])
-        mixed = (1 - self.share) * loss + self.share * learner.objective(fast, drawn, None)
-        return mixed + self.consistency * _apart(fast, slow, drawn) if self.consistency else mixed
+        return mixed + self.consistency * _apart(fast, slow, drawn)
 
     def after_step(self, learner: Learner, batch: Any) -> None:
         """Move the slow adapter a little to the fast one (equation 4), and offer the rows to the memory."""

@@ -313,7 +313,8 @@ class Learner:
         for method in self.methods:
             method.after_backward(self)
         if self.clip_norm is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+            trained = [each for _, each in self.named_parameters()]  # others may hold gradients of earlier learning
+            self.accelerator.clip_grad_norm_(trained, self.clip_norm)
         self.optimizer.step()
         for method in self.methods:
             method.after_step(self, batch)
@@ -355,7 +356,7 @@ class _OneDevice:
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 
-    def clip_grad_norm_(self, parameters: Iterator[nn.Parameter], norm: float) -> None:
+    def clip_grad_norm_(self, parameters: list[nn.Parameter], norm: float) -> None:
         nn.utils.clip_grad_norm_(parameters, norm)
 
 

@@ -34,6 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recollect.errors import Conflict, InvalidInput, NotFound
+from recollect.weights.blocks import run_once_below
 from recollect.weights.generation import evaluating, prompt_ids
 from recollect.weights.side_memory import SideMemory, value_projection
 from recollect.weights.ties import merge_mean, merge_ties
@@ -131,7 +132,7 @@ class WISE:
         digest = hashlib.sha256(repr((prompt, target)).encode()).hexdigest()[:8]
         made = self._learn(group, f"{count}-{digest}", prompt, target, unrelated, number)
         group.edits.append(made)
-        self._settle()
+        self.settle()
         return made
 
     def undo(self, id: str) -> None:
@@ -151,7 +152,7 @@ class WISE:
         self.groups[number] = fresh
         while self.groups and not self.groups[-1].edits:
             self.groups.pop()
-        self._settle()
+        self.settle()
 
     @property
     def edits(self) -> list[Edited]:
@@ -164,6 +165,26 @@ class WISE:
             self.model(torch.tensor([self._ids(prompt, "prompt", True)], device=self.model.device), use_cache=False)
         choice = int(self.side.choice[0])
         return (None if choice < 0 else choice), self.side.ratios[0].tolist()
+
+    def settle(self) -> None:
+        """Merge the groups into the memories that prompts are routed to (equation 9), each with its threshold.
+
+        Editing ends with it; call it after `activation_ratio`, or how groups are merged, was changed.
+        """
+        memories: list[tuple[Tensor, float]] = []
+        for at in range(0, len(self.groups), self.merge_groups):
+            cycle = self.groups[at : at + self.merge_groups]
+            taus, edits = [group.tau(self.side.shape) for group in cycle], [each for g in cycle for each in g.edits]
+            share = 1.0
+            if self.mode == "merge" and memories:
+                share = 1 - self.previous_share
+                taus.append(memories[-1][0])
+            weights = [share / len(cycle)] * len(cycle) + [1 - share] * (len(taus) - len(cycle))
+            threshold = self.activation_ratio * min((each.delta for each in edits), default=float("inf"))
+            if self.mode == "merge" and memories:
+                threshold = min(threshold, memories.pop()[1])
+            memories.append((self._merged(taus, weights), threshold))
+        self.side.memories = memories
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -216,7 +237,7 @@ class WISE:
         for each in plain["edits"]:
             ids = {name: tuple(each[name]) for name in ("prompt", "target", "unrelated")}
             self.groups[each["group"]].edits.append(Edited(**{**each, **ids}, memory=self))
-        self._settle()
+        self.settle()
 
     def _learn(
         self,
@@ -231,20 +252,21 @@ class WISE:
         rows, where = self._rows(prompt, target), group.where
         tau = group.tau(self.side.shape).requires_grad_()
         steps, rate = 0, None
-        while steps < self.num_steps:
-            likelihood, deltas = self._forward(rows, (*unrelated,), tau)
-            total = likelihood + self._margin_loss(deltas[:-1], deltas[-1:])
-            if float(total.detach()) <= self.stop_loss:
-                break
-            steps += 1
-            gradient = torch.autograd.grad(total, tau)[0].view(-1)[where]
+        with run_once_below(self.model, self.side):
+            while steps < self.num_steps:
+                likelihood, deltas = self._forward(rows, unrelated, tau)
+                total = likelihood + self._margin_loss(deltas[:-1], deltas[-1:])
+                if float(total.detach()) <= self.stop_loss:
+                    break
+                steps += 1
+                gradient = torch.autograd.grad(total, tau)[0].view(-1)[where]
+                with torch.no_grad():
+                    rate = rate or self.learning_rate / self.side.power
+                    moved = (group.values - rate * gradient).clamp(-self.norm_constraint, self.norm_constraint)
+                    group.values = moved
+                    tau.view(-1).index_copy_(0, where, moved)
             with torch.no_grad():
-                rate = rate or self.learning_rate / self.side.power
-                moved = (group.values - rate * gradient).clamp(-self.norm_constraint, self.norm_constraint)
-                group.values = moved
-                tau.view(-1).index_copy_(0, where, moved)
-        with torch.no_grad():
-            likelihood, deltas = self._forward(rows, unrelated, tau)
+                likelihood, deltas = self._forward(rows, unrelated, tau)
         return Edited(id, prompt, target, unrelated, number, float(likelihood), steps, float(deltas[0]), self)
 
     def _forward(
@@ -338,23 +360,6 @@ class WISE:
             where = (torch.rand(total, generator=source) < self.mask_ratio).nonzero()[:, 0]
         where = where.to(self.model.device)
         return Group(where, torch.zeros(len(where), device=self.model.device), [])
-
-    def _settle(self) -> None:
-        """Merge the groups into the memories that prompts are routed to (equation 9), each with its threshold."""
-        memories: list[tuple[Tensor, float]] = []
-        for at in range(0, len(self.groups), self.merge_groups):
-            cycle = self.groups[at : at + self.merge_groups]
-            taus, edits = [group.tau(self.side.shape) for group in cycle], [each for g in cycle for each in g.edits]
-            share = 1.0
-            if self.mode == "merge" and memories:
-                share = 1 - self.previous_share
-                taus.append(memories[-1][0])
-            weights = [share / len(cycle)] * len(cycle) + [1 - share] * (len(taus) - len(cycle))
-            threshold = self.activation_ratio * min((each.delta for each in edits), default=float("inf"))
-            if self.mode == "merge" and memories:
-                threshold = min(threshold, memories.pop()[1])
-            memories.append((self._merged(taus, weights), threshold))
-        self.side.memories = memories
 
     def _merged(self, taus: list[Tensor], weights: list[float]) -> Tensor:
         if len(taus) == 1:
