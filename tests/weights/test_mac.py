@@ -186,6 +186,17 @@ def test_a_decoder_says_the_same_in_any_batch_and_as_one_pass_over_the_whole(nam
         ids.append(token)
 
 
+def test_a_decoder_of_half_precision_is_read_with_networks_of_full_precision():
+    memory = make_memory(tiny_decoder(len(TOKENIZER), width=32, inner=64, heads=4).to(torch.bfloat16))
+    memory.write(TEXTS)
+    assert memory.bank.memories.dtype == torch.float32
+    assert all(each.dtype == torch.bfloat16 for pair in memory.prefix(memory.read(["bo likes"])) for each in pair)
+    assert memory.say(["bo likes"], 2)
+    losses = list(memory.learn(repeat((BANKS, None)), 2, 1e-2))
+    assert losses[1] < losses[0]
+    assert memory.model.dtype == torch.bfloat16
+
+
 @torch.no_grad()
 def test_the_prefix_is_in_every_layer_and_of_the_size_of_the_decoders_own_keys_and_values():
     memory = make_memory()

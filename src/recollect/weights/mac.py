@@ -61,7 +61,8 @@ class SlotEncoder(nn.Module):
         super().__init__()
         self.body = body.float().requires_grad_(True)
         table: Tensor = self._embed.weight.requires_grad_(False)
-        self.slots = nn.Parameter(table.detach().square().mean().sqrt() * torch.randn(num_vectors, table.shape[1]))
+        scale = float(table.square().mean().sqrt())
+        self.slots = nn.Parameter(scale * torch.randn(num_vectors, table.shape[1]))
         self.leave = SlotMLPs(num_vectors, table.shape[1], out, torch.tanh)
 
     @property
@@ -144,7 +145,7 @@ class MAC(nn.Module):
         self.encoder_tokenizer = encoder_tokenizer or tokenizer
         self.prefix_tokens, self.backprop_ratio, self.seed = prefix_tokens, backprop_ratio, seed
         body = model.get_decoder() if encoder is None else encoder
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             keys = self._own_keys()
             self.scales: Tensor
