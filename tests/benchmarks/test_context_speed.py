@@ -11,6 +11,12 @@ pytest.importorskip("torch", reason="torch is not installed")
 from recollect.benchmarks import context_speed
 from recollect.errors import InvalidInput, Unavailable
 
+
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch):
+    monkeypatch.setattr(context_speed, "DECODE_STEPS", 12)
+
+
 TINY = {"num_layers": 1, "device": "cpu", "dtype": "float32", "width": 64}
 
 
@@ -38,6 +44,29 @@ def test_steps_of_decoding_leave_the_stream_as_it_was():
     two = context_speed.run(["sliding-window"], [48], **TINY)["rows"][-1]
     assert one["device_bytes"] == two["device_bytes"]
     assert one["attended_tokens"] == two["attended_tokens"] == 48
+
+
+def test_look_ups_of_block_memories_change_as_they_are_told(monkeypatch):
+    from recollect.context.infllm import InfLLM
+
+    small = {
+        "num_first_tokens": 4,
+        "window_tokens": 64,
+        "block_tokens": 8,
+        "num_blocks": 10,
+        "num_cached_blocks": 10,
+        "chunk_tokens": 64,
+        "look_up_tokens": 4,
+    }
+    assert context_speed.looks_up("infllm")
+    assert not context_speed.looks_up("lm-infinite")
+    found = {}
+    for changed in (0.0, 0.5):
+        rows = context_speed.run(["infllm"], [512], settings={"infllm": small}, changed=changed, **TINY)["rows"]
+        assert isinstance(InfLLM(**rows[1]["settings"]), InfLLM)
+        found[changed] = rows[1]["decode_tokens_copied"] / rows[1]["decode_tokens_chosen"]
+    # 20 tokens, one look-up for 4 of them, the first of which finds what it finds
+    assert found[0.5] == pytest.approx(found[0.0] + 0.5 * 4 / 5)
 
 
 def test_a_method_stops_at_its_limits_and_says_why():

@@ -20,6 +20,7 @@ from recollect.benchmarks.state_tasks import (
     listops,
     mqar_task,
     paired_recall,
+    scenes,
     score,
     selective_copying,
     waves,
@@ -155,3 +156,25 @@ def test_the_level_drifts_slowly_and_is_asked_for():
     above = readings.nanmean(1) > 8  # what the mean of a row says of its level
     right = [float(label == 17 + int(high)) for row, high in zip(labels, above, strict=True) for label in row[row >= 0]]
     assert sum(right) / len(right) > 0.65
+
+
+def test_questions_on_scenes_answered_by_hand():
+    tokens, answers, relation = scenes(200, generator(3))
+    for scene, answer, related in zip(tokens, answers.tolist(), relation.tolist(), strict=True):
+        colours, shapes = scene[:6, :6].argmax(1).tolist(), scene[:6, 6:8].argmax(1).tolist()
+        places = scene[:6, 8:10]
+        assert sorted(colours) == list(range(6))
+        me = colours.index(int(scene[6, 10:16].argmax()))
+        kind = int(scene[6, 16:].argmax())
+        far = [float((place - places[me]).norm()) for place in places]
+        others = [number for number in range(6) if number != me]
+        expected = [
+            2 + shapes[me],
+            int(places[me, 0] < 0.5),
+            int(places[me, 1] < 0.5),
+            2 + shapes[min(others, key=far.__getitem__)],
+            2 + shapes[max(others, key=far.__getitem__)],
+            3 + shapes.count(shapes[me]),
+        ]
+        assert answer == expected[kind]
+        assert related is (kind >= 3)

@@ -75,12 +75,12 @@ def test_neighbours_come_from_a_queue_after_and_before():
     policy = replace(small(), memory_tokens=8, contiguity=0.75)  # one similar event, room for three beside it
 
     def ask(event: int) -> list[int]:
-        return policy._recall(layer, torch.eye(6)[event].view(1, 1, 1, 6))
+        return policy.choose(layer, torch.eye(6)[event].view(1, 1, 1, 6))[0].tolist()
 
     assert ask(3) == [3, 4, 2]
     assert ask(0) == [0, 1, 4, 2]  # the older content of the queue stays behind the new
     assert ask(4) == [4, 5, 3, 1]
-    assert replace(policy, contiguity=0.0)._recall(layer, torch.eye(6)[3].view(1, 1, 1, 6))[0] == 3
+    assert replace(policy, contiguity=0.0).choose(layer, torch.eye(6)[3].view(1, 1, 1, 6))[0, 0] == 3
 
 
 def test_settings_that_cannot_work_are_refused():

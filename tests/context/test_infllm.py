@@ -51,14 +51,20 @@ def test_representatives_are_the_keys_with_most_attention_in_each_head():
 def test_the_blocks_that_match_the_queries_of_all_heads_are_chosen():
     layer = make_layer(state={"representatives": Growing(torch.tensor([[[1.0, 0, 0, 0], [0, 1, 0, 1], [0, 0, 1, 0]]]))})
     queries = torch.tensor([[[[0.0, 3.0], [2.0, 1.0]], [[4.0, -1.0], [2.0, 1.0]]]])  # means: 1, 2 and 3, 0
-    assert small(num_blocks=1)._look_up(layer, queries).tolist() == [[2]]  # products 1, 2 + 0, 3
-    assert small(num_blocks=2)._look_up(layer, queries).tolist() == [[2, 1]]
+    assert small(num_blocks=1).choose(layer, queries).tolist() == [[2]]  # products 1, 2 + 0, 3
+    assert small(num_blocks=2).choose(layer, queries).tolist() == [[2, 1]]
 
 
 def stored(num_blocks: int = 6):
     """A layer with blocks whose every number is the block's own."""
     blocks = torch.arange(float(num_blocks)).view(1, -1, 1, 1, 1, 1).expand(1, num_blocks, 2, 1, 3, 1)
-    return make_layer(state={"host_blocks": Growing(blocks)})
+    return make_layer(
+        state={
+            "host_blocks": Growing(blocks),
+            "representatives": Growing(torch.zeros(1, num_blocks, 1)),
+            "keys": torch.zeros(1, 1, 0, 1),
+        }
+    )
 
 
 def bring(policy, layer, *wanted):
@@ -73,21 +79,19 @@ def test_the_least_recently_used_block_is_evicted():
     policy, layer = small(replacement="lru"), stored()
     for wanted in ((0, 1), (2, 1), (3, 1), (0, 1)):
         bring(policy, layer, *wanted)
-    assert layer.counts == {"look_ups": 8, "blocks_copied": 5}  # 0 1, 2, 3 in the place of 0, 0 in the place of 2
-    assert set(layer.state["host_slot_block"][0].tolist()) == {0, 1, 3}
+    assert layer.counts == {"tokens_copied": 5 * 3}  # 0 1, 2, 3 in the place of 0, 0 in the place of 2
+    assert set(layer.state["slot_block"][0].tolist()) == {0, 1, 3}
 
 
 def test_the_block_with_least_attention_is_evicted_under_lru_s():
     policy, layer = small(replacement="lru-s", decay=0.5), stored()
     for wanted, gained in (((0, 1), (8.0, 1.0)), ((0, 2), (1.0, 3.0))):
         slots = bring(policy, layer, *wanted)
-        policy._credit(layer, slots, torch.tensor(gained).repeat_interleave(3).view(1, 1, 1, 6) / 3)
-    score = dict(
-        zip(layer.state["host_slot_block"][0].tolist(), layer.state["host_slot_score"][0].tolist(), strict=True)
-    )
+        policy._credit(layer.state, slots, torch.tensor([gained]))
+    score = dict(zip(layer.state["slot_block"][0].tolist(), layer.state["slot_score"][0].tolist(), strict=True))
     assert score == pytest.approx({0: 5.0, 1: 0.5, 2: 3.0})  # halved at each look-up, then credited
     bring(policy, layer, 3, 0)
-    assert set(layer.state["host_slot_block"][0].tolist()) == {
+    assert set(layer.state["slot_block"][0].tolist()) == {
         0,
         2,
         3,

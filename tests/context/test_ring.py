@@ -59,17 +59,17 @@ def test_steps_equal_the_window_turned_anew(policy, device, monkeypatch):
     with plain(policy).attach(model) as memory:
         memory.read(ids[:, :12])
         wanted = one_by_one(model, ids[:, 12:], memory)
-        assert memory.memory.ring is None
+        assert memory.memory.room is None
         kept = memory.memory.units[0]
     with policy.attach(model) as memory:
         memory.read(ids[:, :12])
         ours = one_by_one(model, ids[:, 12:], memory)
-        assert memory.memory.ring is not None
-        assert memory.memory.ring.num_steps == 28 - 22
-        assert (memory.memory.ring._graph is not None) == (device == "cuda")
+        assert memory.memory.room is not None
+        assert memory.memory.room.num_steps == 28 - 22
+        assert (memory.memory.room.recorded.is_recorded) == (device == "cuda")
         assert (ours - wanted).abs().max() < 1e-5
         (unit,) = memory.memory.units
-        assert memory.memory.ring is None
+        assert memory.memory.room is None
         assert unit.num_read == kept.num_read == 40
         for state, other in zip(unit.layers, kept.layers, strict=True):
             assert state.keys() == other.keys()
@@ -108,7 +108,7 @@ def test_a_step_that_fails_changes_nothing():
         memory.forget()
         memory.read(ids[:, :12])
         first = one_by_one(model, ids[:, 12:15], memory)
-        held = memory.memory.ring
+        held = memory.memory.room
         assert held is not None
         attend = held.attend
 
@@ -124,6 +124,57 @@ def test_a_step_that_fails_changes_nothing():
         assert memory.memory.num_seen == 15
         rest = one_by_one(model, ids[:, 15:22], memory)
         assert (torch.cat([first, rest], dim=1) - wanted).abs().max() < 1e-5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_step_that_cannot_be_recorded_goes_on_without_a_graph():
+    model, ids = make_model().to("cuda"), tokens(2, 30, "cuda")
+    policy = StreamingLLM(num_sink_tokens=2, window_tokens=6)
+    with policy.attach(model) as memory:
+        memory.read(ids[:, :12])
+        wanted = one_by_one(model, ids[:, 12:], memory)
+    waits = model.model.layers[1].register_forward_hook(lambda module, inputs, output: output.sum().item() and None)
+    with policy.attach(model) as memory:
+        memory.read(ids[:, :12])
+        ours = one_by_one(model, ids[:, 12:], memory)
+        assert memory.memory.room is not None
+        assert memory.memory.room.recorded.refused is not None
+    waits.remove()
+    assert (ours - wanted).abs().max() < 1e-5
+    assert torch.rand(3, device="cuda").shape == (3,)  # randomness and further recordings are as before
+    with policy.attach(model) as memory:
+        memory.read(ids[:, :12])
+        assert (one_by_one(model, ids[:, 12:], memory) - wanted).abs().max() < 1e-5
+        assert memory.memory.room is not None
+        assert memory.memory.room.recorded.is_recorded
+
+
+def reweighted(model):
+    """The model with its weights elsewhere, larger in the last layer."""
+    weights = {
+        name: tensor.clone() * (1.25 if "layers.1" in name else 1) for name, tensor in model.state_dict().items()
+    }
+    model.load_state_dict(weights, assign=True)
+    return model
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("move", [reweighted, lambda model: model.double()], ids=["assign", "to"])
+def test_a_model_that_was_moved_is_noticed(move, device):
+    policy, ids = StreamingLLM(num_sink_tokens=2, window_tokens=6), tokens(2, 40, device)
+    found = []
+    for each in (plain(policy), policy):
+        model = make_model().to(device)
+        with each.attach(model) as memory:
+            memory.read(ids[:, :12])
+            before = one_by_one(model, ids[:, 12:20], memory)
+            held = memory.memory.room
+            move(model)
+            found.append(torch.cat([before, one_by_one(model, ids[:, 20:], memory)], dim=1))
+            assert (memory.memory.room is None) == (each is not policy)
+            assert memory.memory.room is not held or held is None
+    assert found[0].dtype == found[1].dtype
+    assert (found[0] - found[1]).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -145,12 +196,12 @@ def test_a_gradient_or_scaled_angles_take_the_readable_way():
     with policy.attach(model) as memory:
         memory.read(ids[:, :12])
         model(ids[:, 12:13], cache=memory.memory)
-        assert memory.memory.ring is None
+        assert memory.memory.room is None
     scaled = make_model(rope_parameters={"rope_theta": 1e4, "rope_type": "dynamic", "factor": 2.0})
     with policy.attach(scaled) as memory:
         memory.read(ids[:, :12])
         one_by_one(scaled, ids[:, 12:14], memory)
-        assert memory.memory.ring is None
+        assert memory.memory.room is None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -162,4 +213,4 @@ def test_on_every_family(family):
     with policy.attach(model) as memory:
         memory.read(ids[:, :10])
         assert (one_by_one(model, ids[:, 10:], memory) - wanted).abs().max() < 1e-5
-        assert (memory.memory.ring is None) == ("gemma" in family and family != "gemma")
+        assert (memory.memory.room is None) == ("gemma" in family and family != "gemma")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from recollect.errors import InvalidInput
+from recollect.state import mom
 from recollect.state.mom import MixtureOfMemories
 
 
@@ -55,3 +56,36 @@ def test_settings_that_do_not_fit_are_refused():
         MixtureOfMemories(8, num_memories=0, shared=False)
     with pytest.raises(InvalidInput, match="update: 'ssm' is not known"):
         MixtureOfMemories(8, update="ssm")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("update", ["linear", "decay", "delta", "gated-delta"])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("unbalanced", [False, True])
+def test_sorted_tokens_are_the_masked_ones(update, shared, unbalanced, x, monkeypatch):
+    layer = MixtureOfMemories(8, num_memories=5, top_k=2, update=update, shared=shared, chunk_tokens=4)
+    if unbalanced:
+        with torch.no_grad():
+            layer.router.weight.zero_()  # every token goes to the same two
+    state = layer.initial_state(3)
+    state["memory"] = torch.randn(state["memory"].shape, generator=torch.Generator().manual_seed(0))
+    found, lengths = [], []
+    run = mom.recurrence
+    monkeypatch.setattr(
+        mom, "recurrence", lambda *given, **more: lengths.append(given[0].shape[1]) or run(*given, **more)
+    )
+    for masked in (False, True):
+        if masked:
+            monkeypatch.setattr(layer, "_sorted", layer._masked)
+        leaves = [x.clone().requires_grad_(), state["memory"].clone().requires_grad_()]
+        y, after = layer(leaves[0], state | {"memory": leaves[1]})
+        loss = sum(
+            (each * (1 + torch.arange(each.numel()).view(each.shape) % 7)).sum() for each in (y, after["memory"])
+        )
+        found.append(
+            [y, after["memory"], *torch.autograd.grad(loss, [*leaves, *layer.parameters()], allow_unused=True)]
+        )
+    for ours, twin in zip(*found, strict=True):
+        assert (ours is None) == (twin is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, twin, atol=2e-4, rtol=2e-4)
+    assert (min(lengths) == x.shape[1]) == unbalanced

@@ -3,7 +3,8 @@
 Where kvpress is installed, its presses of the same methods can stand beside them: `kvpress:streaming-llm`, `kvpress:think`. It
 asks for an older transformers than recollect does; `pip install --no-deps kvpress` and what it imports is enough.
 
-The model is a Llama of random weights; speed does not depend on them. Every policy reads one stream, and is stopped at each
+The model is a Llama of random weights; speed does not depend on them, but for what block memories copy: their look-ups can be
+made to change as much as those of a trained model (look_ups.py). Every policy reads one stream, and is stopped at each
 length for a few steps of decoding, after which the stream goes on as if they had not been. Full attention is transformers
 with PyTorch's fused attention: it reads each length anew in one piece, and decodes both with the cache that transformers
 takes by default, which copies all keys at every token, and with a static one, which does not. All ratios are to the better
@@ -14,7 +15,6 @@ Shapes: `layers` of a Llama 7B: width 4,096, 32 heads of 128, inner width 11,008
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from recollect.benchmarks import plots
+from recollect.benchmarks.clock import clean, peak, start_peak, timed
+from recollect.benchmarks.look_ups import repeating
 from recollect.benchmarks.provenance import provenance
 from recollect.catalogue import SYSTEMS, system
 from recollect.errors import InvalidInput, Unavailable
@@ -29,8 +31,8 @@ from recollect.errors import InvalidInput, Unavailable
 FULL = "full"
 PEERS = ("kvpress:streaming-llm", "kvpress:think")
 KEPT_TOKENS = 1024  # by kvpress's StreamingLLM, as by ours
-DECODE_STEPS = 16
-WARM_STEPS = 4
+DECODE_STEPS = 128  # the length of a block: in so many, what has left the window is packed away once
+WARM_STEPS = 8
 PIECE_TOKENS = 8192  # that a policy is given at once; it cuts them into its own chunks
 Progress = Callable[[str], None]
 
@@ -45,6 +47,11 @@ def policies() -> list[str]:
 def _class(key: str) -> Any:
     module, name = system(key).target.split(":")
     return getattr(import_module(module), name)
+
+
+def looks_up(key: str) -> bool:
+    """Whether this is a policy that looks up in what is old."""
+    return key not in PEERS and hasattr(_class(key), "look_up_tokens")
 
 
 def llama(num_layers: int, device: str, dtype: str, width: int = 4096) -> Any:
@@ -80,6 +87,7 @@ def run(
     width: int = 4096,
     limits: dict[str, int] | None = None,
     settings: dict[str, dict[str, Any]] | None = None,
+    changed: float | None = None,
     limit_s: float = 120.0,
     seed: int = 0,
     progress: Progress = lambda what: None,
@@ -89,6 +97,7 @@ def run(
 
     A method stops growing when it runs out of memory, when it has taken `limit_s` seconds, or at its length in `limits`;
     what it did not reach has a row that says why. `settings` are those of policies that shall not have their defaults.
+    With `changed`, a look-up of a block memory finds other things than the one before in this share only (`repeating`).
     `save` is given what there is after each method. Raises InvalidInput without lengths, Unavailable without the device.
     """
     import torch
@@ -106,6 +115,7 @@ def run(
     result: dict[str, Any] = {
         "benchmark": "context-speed",
         "model": {"type": "llama", "layers": num_layers, "width": width, "dtype": dtype},
+        **({} if changed is None else {"changed": changed}),
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
         **provenance(),
     }
@@ -119,11 +129,13 @@ def run(
                 own = _peer(model, key, ids, reached, progress)
             else:
                 policy = _class(key)(**(settings or {}).get(key, {}))
+                if changed is not None and hasattr(policy, "look_up_tokens"):
+                    policy = repeating(policy, changed)
                 own = _policy(model, key, policy, ids, reached, limit_s, progress)
             rows += own + [
                 {"method": key, "length": length, "why_not": "not asked for"} for length in lengths[len(reached) :]
             ]
-            _clean(device)
+            clean(device.startswith("cuda"))
             _ratios(rows)
             result |= {"rows": rows, "total_seconds": round(time.perf_counter() - began, 1)}
             save(result)
@@ -137,25 +149,27 @@ def _policy(
     import torch
 
     rows, seconds, read, why = [], 0.0, 0, ""
+    told, known, steps, most = {}, {}, 0.0, None
     settings = {name: value for name, value in vars(policy).items() if not name.startswith("_")}
     with policy.attach(model) as memory:
         memory.read(ids[:, :PIECE_TOKENS])  # so that kernels are compiled and loaded
         memory.forget()
-        _start_peak(ids)
+        start_peak(ids.is_cuda)
         for length in lengths:
             if not why:
                 progress(f"{key}, {length:,} tokens")
                 try:
                     while read < length and seconds < limit_s:
                         piece = ids[:, read : min(length, read + PIECE_TOKENS)]
-                        seconds += _timed(lambda piece=piece: memory.read(piece), ids)
+                        seconds += timed(lambda piece=piece: memory.read(piece), ids.is_cuda)
                         read += piece.shape[1]
                     if read < length:
                         why = f"stopped at {read:,} tokens after {seconds:.0f} s"
                     else:
-                        peak = _peak(ids)
-                        before = memory.memory.checkpoint()
+                        most = peak(ids.is_cuda)
+                        before, known = memory.memory.checkpoint(), memory.stats()
                         steps = _steps(lambda at: model(ids[:, at : at + 1], cache=memory.memory), ids)
+                        told = memory.stats()
                         memory.memory.restore(before)
                 except torch.OutOfMemoryError:
                     why = "out of device memory"
@@ -163,6 +177,7 @@ def _policy(
                 rows.append({"method": key, "length": length, "why_not": why})
                 continue
             size = memory.size_bytes()
+            moved = {name: told.get(name, 0) - known.get(name, 0) for name in ("tokens_chosen", "tokens_copied")}
             rows.append(
                 {
                     "method": key,
@@ -171,8 +186,9 @@ def _policy(
                     "decode_ms": round(1000 * steps, 3),
                     "device_bytes": size.device,
                     "host_bytes": size.host,
-                    "peak_bytes": peak,
+                    "peak_bytes": most,
                     "attended_tokens": memory.stats()["attended_tokens"],
+                    **{f"decode_{name}": count for name, count in moved.items() if moved["tokens_chosen"]},
                     "settings": settings,
                 }
             )
@@ -196,19 +212,19 @@ def _peer(model: Any, key: str, ids: Any, lengths: Sequence[int], progress: Prog
         else:
             press = kvpress.StreamingLLMPress(compression_ratio=max(0.0, 1 - KEPT_TOKENS / length))
         try:
-            _start_peak(ids)
+            start_peak(ids.is_cuda)
             cache = DynamicCache()
             with press(model):
                 places = torch.arange(length, device=ids.device)  # told as older transformers told it
                 options = {"cache": cache, "cache_position": places, "logits_to_keep": 1}
-                read = _timed(lambda length=length, options=options: model(ids[:, :length], **options), ids)
-            peak = _peak(ids)
+                read = timed(lambda length=length, options=options: model(ids[:, :length], **options), ids.is_cuda)
+            most = peak(ids.is_cuda)
             layers: Any = cache.layers
             row = {
                 "prefill_s": round(read, 3),
                 "device_bytes": sum(layer.keys.nbytes + layer.values.nbytes for layer in layers),
                 "host_bytes": 0,
-                "peak_bytes": peak,
+                "peak_bytes": most,
                 "attended_tokens": layers[0].keys.shape[2],
             }
             steps = _steps(lambda at, cache=cache: model(ids[:, at : at + 1], cache=cache), ids)
@@ -217,7 +233,7 @@ def _peer(model: Any, key: str, ids: Any, lengths: Sequence[int], progress: Prog
             rows.append({"method": key, "length": length, "why_not": "out of device memory"})
         finally:
             cache = layers = None
-            _clean(str(ids.device))
+            clean(ids.is_cuda)
     return rows
 
 
@@ -234,10 +250,12 @@ def _full(model: Any, ids: Any, lengths: Sequence[int], limit_s: float, progress
         progress(f"{key}, {length:,} tokens")
         cache = None
         try:
-            _start_peak(ids)
+            start_peak(ids.is_cuda)
             cache = DynamicCache()
-            read = _timed(lambda cache=cache, length=length: model(ids[:, :length], cache=cache, logits_to_keep=1), ids)
-            peak = _peak(ids)
+            read = timed(
+                lambda cache=cache, length=length: model(ids[:, :length], cache=cache, logits_to_keep=1), ids.is_cuda
+            )
+            most = peak(ids.is_cuda)
             layers: Any = cache.layers
             size = sum(2 * layer.keys.nbytes for layer in layers)
             copying = _steps(lambda at, cache=cache: model(ids[:, at : at + 1], cache=cache), ids)
@@ -256,7 +274,7 @@ def _full(model: Any, ids: Any, lengths: Sequence[int], limit_s: float, progress
             why = "out of device memory"
         finally:
             cache = layers = None
-            _clean(str(ids.device))
+            clean(ids.is_cuda)
         if why:
             rows.append({"method": key, "length": length, "why_not": why})
             continue
@@ -270,7 +288,7 @@ def _full(model: Any, ids: Any, lengths: Sequence[int], limit_s: float, progress
                 "decode_static_ms": round(1000 * static, 3),
                 "device_bytes": size,
                 "host_bytes": 0,
-                "peak_bytes": peak,
+                "peak_bytes": most,
                 "attended_tokens": length,
             }
         )
@@ -290,45 +308,11 @@ def _static_steps(model: Any, cache: Any, ids: Any, length: int) -> float:
 
 
 def _steps(step: Callable[[int], Any], ids: Any) -> float:
-    """Median seconds of a step of decoding; `step(n)` decodes the n-th token."""
-    for at in range(WARM_STEPS):
+    """Mean seconds of a step of decoding; `step(n)` decodes the n-th token, or goes on at the first after the last."""
+    steps = [at % ids.shape[1] for at in range(WARM_STEPS + DECODE_STEPS)]
+    for at in steps[:WARM_STEPS]:
         step(at)
-    seconds = sorted(_timed(lambda at=at: step(at), ids) for at in range(WARM_STEPS, WARM_STEPS + DECODE_STEPS))
-    return seconds[len(seconds) // 2]
-
-
-def _timed(call: Callable[[], Any], ids: Any) -> float:
-    import torch
-
-    if ids.is_cuda:
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    call()
-    if ids.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def _start_peak(ids: Any) -> None:
-    import torch
-
-    if ids.is_cuda:
-        torch.cuda.reset_peak_memory_stats()
-
-
-def _peak(ids: Any) -> int | None:
-    """Most bytes on the device since `_start_peak`, weights included; None on a CPU."""
-    import torch
-
-    return torch.cuda.max_memory_allocated() if ids.is_cuda else None
-
-
-def _clean(device: str) -> None:
-    import torch
-
-    gc.collect()
-    if device.startswith("cuda"):
-        torch.cuda.empty_cache()
+    return timed(lambda: [step(at) for at in steps[WARM_STEPS:]], ids.is_cuda) / DECODE_STEPS
 
 
 def _ratios(rows: list[dict[str, Any]]) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from recollect.benchmarks import plots
+from recollect.benchmarks.jobs import each
 from recollect.benchmarks.provenance import provenance
 from recollect.errors import Conflict, InvalidInput, Unavailable
 
@@ -40,6 +40,7 @@ class Setup:
     def make_task(self) -> Any:
         """The task. Raises InvalidInput for an unknown one, or for sizes that do not fit."""
         from recollect.benchmarks import state_tasks as tasks
+        from recollect.benchmarks.stories import KINDS, stories
 
         made = {
             "mqar": lambda: tasks.mqar_task(self.num_pairs, self.length, max(128, 4 * self.num_pairs)),
@@ -47,12 +48,10 @@ class Setup:
             "induction": lambda: tasks.induction(self.length),
             "listops": lambda: tasks.listops(self.length),
         }
+        made |= {kind: partial(stories, kind, self.length) for kind in KINDS}
         if self.task not in made:
-            raise InvalidInput(f"task: {self.task!r:.20} is not known; use one of {', '.join(TASKS)}.")
+            raise InvalidInput(f"task: {self.task!r:.20} is not known; use one of {', '.join(made)}.")
         return made[self.task]()
-
-
-TASKS = ("mqar", "selective-copying", "induction", "listops")
 
 
 def entries(setup: Setup) -> dict[str, list[tuple[str, dict[str, Any]]]]:
@@ -68,7 +67,7 @@ def entries(setup: Setup) -> dict[str, list[tuple[str, dict[str, Any]]]]:
         "attention": [("attention", {"conv_tokens": 4})],
         "window attention": [("attention", {"conv_tokens": 4, "window_tokens": tokens}) for tokens in (8, 32)],
         "linear attention": [("linear-attention", {"key_size": size}) for size in (8, 32)],
-        "linear attention, Taylor": [
+        "linear attention (Taylor)": [
             ("linear-attention", {"key_size": size, "feature_map": "taylor"}) for size in (4, 8, 16)
         ],
         "JRT-RNN": [("jrt-rnn", {"key_size": size, "prefix_tokens": prefix}) for size in (4, 8)],
@@ -104,7 +103,7 @@ def specs(setup: Setup, lines: Sequence[str] | None = None) -> list[dict[str, An
     return sorted(found, key=lambda spec: not spec["layer"].startswith(("titans", "lssl")))
 
 
-def measure(setup: Setup, spec: Mapping[str, Any], device: str) -> dict[str, Any]:
+def measure(setup: Setup, spec: Mapping[str, Any], device: str = "cpu") -> dict[str, Any]:
     """Train and ask one model: the spec with its bytes of state, accuracy, last loss and seconds."""
     import torch
 
@@ -170,7 +169,8 @@ def run(
         "rows": rows,
         **provenance(),
     }
-    for row in _each(setup, wanted, device, workers, lambda: time.perf_counter() - began < limit_s):
+    work = partial(measure, setup, device=device)
+    for _, row in each(work, wanted, workers, lambda: time.perf_counter() - began < limit_s):
         rows.append(row)
         result["total_seconds"] = round(spent + time.perf_counter() - began, 1)
         save(result)
@@ -181,35 +181,16 @@ def run(
     return result
 
 
-def _each(
-    setup: Setup, wanted: Sequence[dict[str, Any]], device: str, workers: int, more: Callable[[], bool]
-) -> Iterator[dict[str, Any]]:
-    """Rows as they come; no run is begun once `more()` is false."""
-    if workers == 1:
-        for spec in wanted:
-            if more():
-                yield measure(setup, spec, device)
-        return
-    left = list(wanted)
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        running: set[Future[dict[str, Any]]] = set()
-        while left or running:
-            while left and len(running) < workers and more():
-                running.add(pool.submit(measure, setup, left.pop(0), device))
-            if not running:
-                return
-            done = next(as_completed(running))
-            running.discard(done)
-            yield done.result()
-
-
 def chance(setup: Setup) -> float:
     """What a guess among all possible answers gets."""
+    from recollect.benchmarks.stories import KINDS
+
     return {
         "mqar": 1 / (max(128, 4 * setup.num_pairs) / 2),
         "selective-copying": 1 / 16,
         "induction": 1 / 16,
         "listops": 1 / 10,
+        **{name: 1 / kind.num_answers for name, kind in KINDS.items()},
     }[setup.task]
 
 

@@ -2,14 +2,17 @@
 
 One layer each, on random inputs. Training is forward and backward of [rows, T, width] with about the same number of tokens at
 every T; decoding is a step of one token after T were read. Attention is PyTorch's fused one. Where flash-linear-attention is
-installed, its own layers of the same kinds stand beside ours: `fla:linear-attention`, `fla:gated-delta-rule`, `fla:mom`.
+installed, layers that use its kernels are measured without them too, as `MoM (plain)`, and its own layers of the same kinds
+stand beside ours: `fla:linear-attention`, `fla:gated-delta-rule`, `fla:mom`.
 """
 
 from __future__ import annotations
 
 import gc
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +35,22 @@ LAYERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Titans (MAC)": ("titans", {"segment_tokens": 64}),
     "Titans (MAG)": ("titans-mag", {"chunk_tokens": 64, "window_tokens": 256}),
 }
+PLAIN = " (plain)"  # behind the name of a layer: without kernels
+FUSED = ("linear attention", "gated delta rule", "MoM", "JRT-RNN")  # layers that have kernels
 PEERS = {  # flash-linear-attention's classes, and settings by width and heads
-    "fla:linear-attention": ("LinearAttention", lambda dim, heads: {"hidden_size": dim, "num_heads": heads}),
+    "fla:linear-attention": (
+        "LinearAttention",
+        lambda dim, heads: {"hidden_size": dim, "num_heads": heads, "feature_map": "elu", "layer_idx": 0},
+    ),
     "fla:gated-delta-rule": (
         "GatedDeltaNet",
-        lambda dim, heads: {"hidden_size": dim, "num_heads": heads, "head_dim": dim // heads, "expand_v": 1},
+        lambda dim, heads: {
+            "hidden_size": dim,
+            "num_heads": heads,
+            "head_dim": dim // heads,
+            "expand_v": 1,
+            "layer_idx": 0,
+        },
     ),
     "fla:mom": (
         "MomAttention",
@@ -47,20 +61,36 @@ PEERS = {  # flash-linear-attention's classes, and settings by width and heads
             "expand_v": 1,
             "num_memories": 4,
             "shared_mem": True,
+            "layer_idx": 0,
         },
     ),
 }
-WARM, STEPS = 2, 8
+STEPS, SPEND_S = 8, 1.0  # calls that are timed, at most, and the seconds after which no further one is begun
 Progress = Callable[[str], None]
 
 
 def layers() -> list[str]:
-    """Names of what can be measured here."""
-    try:
-        import fla.layers  # noqa: F401  # pyright: ignore
-    except ImportError:
+    """Names of what can be measured here; those that are compared with each other side by side."""
+    if _library() is None:
         return list(LAYERS)
-    return [*LAYERS, *PEERS]
+    return [
+        FULL,
+        *FUSED,
+        *(name + PLAIN for name in FUSED),
+        *PEERS,
+        *(name for name in LAYERS if name not in (FULL, *FUSED)),
+    ]
+
+
+def _library() -> str | None:
+    """The version of flash-linear-attention, None where it is not installed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what else could be installed
+        try:
+            import fla.layers  # pyright: ignore
+        except ImportError:
+            return None
+    return fla.__version__
 
 
 def make(name: str, dim: int, num_heads: int) -> Any:
@@ -72,7 +102,7 @@ def make(name: str, dim: int, num_heads: int) -> Any:
 
         kind, settings = PEERS[name]
         return getattr(fla.layers, kind)(**settings(dim, num_heads))
-    layer, settings = LAYERS[name]
+    layer, settings = LAYERS[name.removesuffix(PLAIN)]
     heads = {} if layer in ("lstm", "s4d", "s5") else {"num_heads": num_heads}
     return make_layer(layer, dim, **settings, **heads)
 
@@ -86,17 +116,22 @@ def run(
     device: str = "cuda",
     dtype: str = "bfloat16",
     limit_s: float = 20.0,
+    total_s: float = 240.0,
+    num_configs: int = 4,
     seed: int = 0,
     progress: Progress = lambda what: None,
     save: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> dict[str, Any]:
     """Measure attention and the layers `names` at `lengths`; one plain JSON object.
 
-    `num_tokens` a training step: num_tokens / T rows, at least one. A layer stops growing when it runs out of memory or a
-    length has taken `limit_s` seconds; what it did not reach has a row that says why. `save` is given what there is after
-    each layer. Raises InvalidInput for unknown names or no lengths, Unavailable without the device.
+    `num_tokens` a training step: num_tokens / T rows, at least one. A layer stops growing when it fails, as for want of
+    memory, or when a length has taken `limit_s` seconds; after `total_s` seconds nothing more is begun. What was not reached
+    has a row that says why. Fused kernels are tuned among `num_configs` configurations. `save` is given what there is after
+    each row. Raises InvalidInput for unknown names or no lengths, Unavailable without the device.
     """
     import torch
+
+    from recollect.state import kernels
 
     known = layers()
     for name in names:
@@ -104,13 +139,15 @@ def run(
             raise InvalidInput(f"layers: {name!r:.40} is not known or not installed; use some of {', '.join(known)}.")
     if not lengths:
         raise InvalidInput("lengths: give at least one, as 1k,8k.")
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    on_gpu = device.startswith("cuda")
+    if on_gpu and not torch.cuda.is_available():
         raise Unavailable("device: this machine has no CUDA device that PyTorch can use; give --device cpu.")
     began, rows = time.perf_counter(), []
     result: dict[str, Any] = {
         "benchmark": "state-speed",
         "layer": {"width": dim, "heads": num_heads, "dtype": dtype, "tokens_a_step": num_tokens},
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
+        "kernels": {"flash-linear-attention": _library() if on_gpu else None, "configurations": num_configs},
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "rows": rows,
         **provenance(),
     }
@@ -118,31 +155,42 @@ def run(
         torch.manual_seed(seed)
         layer, why = make(name, dim, num_heads).to(device, getattr(torch, dtype)), ""
         for length in sorted(set(lengths)):
+            start = time.perf_counter()
+            if not why and start - began > total_s:
+                why = f"{total_s:.0f} s were over"
             if why:
                 rows.append({"layer": name, "length": length, "why_not": why})
                 continue
             progress(f"{name}, {length:,} tokens")
-            start = time.perf_counter()
             try:
-                rows.append({"layer": name, "length": length, **_measure(layer, dim, length, num_tokens)})
-            except (RuntimeError, AssertionError, TypeError, ValueError) as error:  # out of memory, or a peer's kernel
-                why = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+                with kernels.tuned_among(num_configs), kernels.off() if name.endswith(PLAIN) else nullcontext():
+                    rows.append({"layer": name, "length": length, **_measure(layer, dim, length, num_tokens)})
+                if time.perf_counter() - start > limit_s:
+                    why = f"{length:,} tokens took more than {limit_s:.0f} s"
+            except Exception as error:  # a kernel may raise anything
+                why = _reason(error)
                 rows.append({"layer": name, "length": length, "why_not": why})
             gc.collect()
-            if device.startswith("cuda"):
-                torch.cuda.empty_cache()
-            if time.perf_counter() - start > limit_s:
-                why = f"{length:,} tokens took more than {limit_s:.0f} s"
-        _ratios(rows)
-        result["total_seconds"] = round(time.perf_counter() - began, 1)
-        save(result)
+            if on_gpu:
+                with suppress(RuntimeError):  # of a device that failed before
+                    torch.cuda.empty_cache()
+            _ratios(rows)
+            result["total_seconds"] = round(time.perf_counter() - began, 1)
+            save(result)
     return result
+
+
+def _reason(error: Exception) -> str:
+    """Why there is no figure, in one line."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out of memory"
+    return " ".join(f"{type(error).__name__}: {error}".split())[:120]
 
 
 def _measure(layer: Any, dim: int, length: int, num_tokens: int) -> dict[str, Any]:
     import torch
-
-    from recollect.state.layer import StateLayer, size_bytes
 
     weight = next(layer.parameters())
     rows = max(1, num_tokens // length)
@@ -154,22 +202,40 @@ def _measure(layer: Any, dim: int, length: int, num_tokens: int) -> dict[str, An
         layer.zero_grad(set_to_none=True)
         x.grad = None
 
-    found: dict[str, Any] = {"rows": rows, "train_tokens_s": round(rows * length / _seconds(train, weight.is_cuda))}
-    if not isinstance(layer, StateLayer):
-        return found  # a peer: its cache is a whole model's
+    found: dict[str, Any] = {"rows": rows}
+    layer.train()
+    try:
+        found["train_tokens_s"] = round(rows * length / _seconds(train, weight.is_cuda))
+    except Exception as error:  # what cannot be trained may yet decode
+        found["train_why_not"] = _reason(error)
+        layer.zero_grad(set_to_none=True)
     with torch.no_grad():
-        _, state = layer(x[:1])
-        token = x[:1, :1].detach()
-
-        def step() -> None:
-            layer(token, state)
-
-        found |= {"decode_tokens_s": round(1 / _seconds(step, weight.is_cuda), 1), "state_bytes": size_bytes(state)}
-    return found
+        step, state_bytes = _decoder(layer.eval(), x[:1].detach())
+        return found | {"decode_tokens_s": round(1 / _seconds(step, weight.is_cuda), 1), "state_bytes": state_bytes}
 
 
-def _seconds(call: Callable[[], None], on_gpu: bool) -> float:
-    """Median seconds of a call; one call where it takes more than 2 s."""
+def _decoder(layer: Any, x: Any) -> tuple[Callable[[], object], int]:
+    """What reads one token more after x [1, T, D], and the bytes of the state that it goes on from."""
+    import torch
+
+    from recollect.state.layer import StateLayer, size_bytes
+
+    token = x[:, :1]
+    if isinstance(layer, StateLayer):
+        _, state = layer(x)
+        return lambda: layer(token, state), size_bytes(state)
+    from fla.models.utils import Cache  # pyright: ignore
+    from torch.utils._pytree import tree_leaves
+
+    cache = Cache()
+    layer(x, past_key_values=cache, use_cache=True)
+    kept = [each for each in tree_leaves(cache[0]) if isinstance(each, torch.Tensor)]
+    num_bytes = sum(each.numel() * each.element_size() for each in kept)
+    return lambda: layer(token, past_key_values=cache, use_cache=True), num_bytes
+
+
+def _seconds(call: Callable[[], object], on_gpu: bool) -> float:
+    """Median seconds of a call after a first one, which may compile; of as many calls as `STEPS` and `SPEND_S` allow."""
     import torch
 
     def once() -> float:
@@ -179,12 +245,11 @@ def _seconds(call: Callable[[], None], on_gpu: bool) -> float:
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
-    first = once()
-    if first > 2.0:
-        return min(first, once())
-    for _ in range(WARM - 1):
-        once()
-    return sorted(once() for _ in range(STEPS))[STEPS // 2]
+    once()
+    began, found = time.perf_counter(), []
+    while len(found) < STEPS and (not found or time.perf_counter() - began < SPEND_S):
+        found.append(once())
+    return sorted(found)[len(found) // 2]
 
 
 def _ratios(rows: list[dict[str, Any]]) -> None:
@@ -193,7 +258,7 @@ def _ratios(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         base = full.get(row["length"])
         for name, ratio in (("train_tokens_s", "train_times"), ("decode_tokens_s", "decode_times")):
-            if base and name in row:
+            if base and name in base and name in row:
                 row[ratio] = round(row[name] / base[name], 3)
 
 
@@ -206,10 +271,9 @@ def show(result: Mapping[str, Any], console: Any) -> None:
         if "why_not" in row:
             table.add_row(row["layer"], f"{row['length']:,}", row["why_not"])
             continue
-        cells = [f"{row['train_tokens_s']:,}", f"{row.get('train_times', '')}"]
-        if "decode_tokens_s" in row:
-            cells += [f"{row['decode_tokens_s']:,}", f"{row.get('decode_times', '')}", f"{row['state_bytes']:,}"]
-        table.add_row(row["layer"], f"{row['length']:,}", *cells)
+        trained = f"{row['train_tokens_s']:,}" if "train_tokens_s" in row else row["train_why_not"]
+        decoded = [f"{row['decode_tokens_s']:,}", f"{row.get('decode_times', '')}", f"{row['state_bytes']:,}"]
+        table.add_row(row["layer"], f"{row['length']:,}", trained, f"{row.get('train_times', '')}", *decoded)
     console.print(table)
     layer = result["layer"]
     console.print(

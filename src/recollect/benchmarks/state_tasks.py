@@ -1,11 +1,13 @@
 """Made tasks on which layers with a state are told apart: what must be kept, for how long, and how much of it.
 
 Tasks of tokens give (tokens, labels) [rows, length], the label at the place where it is to be said, -100 elsewhere: MQAR (of
-haystack.py), selective copying, induction, ListOps. Tasks of signals give numbers and targets: adding, parity of both sides.
+haystack.py), selective copying, induction, ListOps. Tasks of signals give numbers and targets: adding, parity of both sides,
+scenes in the manner of Sort-of-CLEVR. Stories in the manner of bAbI are in stories.py.
 Every batch follows from its seed.
 
 Papers: Zoology, arXiv:2312.04927 (2023), for MQAR; Mamba, arXiv:2312.00752 (2023), for selective copying and induction;
-Long Range Arena, arXiv:2011.04006 (2020), for ListOps; Long Short-Term Memory (1997) for adding.
+Long Range Arena, arXiv:2011.04006 (2020), for ListOps; Long Short-Term Memory (1997) for adding; A simple neural network
+module for relational reasoning, arXiv:1706.01427 (2017), for Sort-of-CLEVR.
 
 Shapes: B rows, T tokens, D width.
 """
@@ -30,6 +32,8 @@ from recollect.state.trainer import Plan, Progress, train
 
 Batch = tuple[Tensor, Tensor]
 IGNORED = -100
+NUM_OBJECTS, NUM_KINDS, NUM_ANSWERS = 6, 6, 10  # of a scene, one of each colour; of questions on it
+SCENE_SIZE = 2 * NUM_OBJECTS + 2 + 2 + NUM_KINDS  # numbers that describe an object or a question
 
 
 @dataclass(frozen=True)
@@ -318,3 +322,40 @@ def intersection(small: int = 4, large: int = 24, vocabulary: int = 64, times: i
         return torch.from_numpy(tokens), torch.from_numpy(labels)
 
     return Task(f"intersection {small} {large}", vocabulary + 2, make)
+
+
+def scenes(rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """(tokens [B, 7, SCENE_SIZE], answers [B], whether the question is on a relation [B]): symbolic Sort-of-CLEVR.
+
+    Six objects, each of another colour, a rectangle or a circle somewhere in the unit square, and behind them a question on
+    the object of one colour: its shape, whether it is left, whether it is above; or the shape of the object that is
+    nearest to it, of the one that is furthest from it, and how many have its shape. Answers: no, yes, rectangle, circle, 1 to 6.
+    """
+
+    def draw(high: int, *shape: int) -> Tensor:
+        return torch.randint(high, (rows, *shape), generator=generator)
+
+    at, shapes = torch.rand(rows, NUM_OBJECTS, 2, generator=generator), draw(2, NUM_OBJECTS)
+    colours = torch.rand(rows, NUM_OBJECTS, generator=generator).argsort(dim=1)
+    asked, kind = draw(NUM_OBJECTS), draw(NUM_KINDS)
+    row = torch.arange(rows)
+    tokens = torch.zeros(rows, NUM_OBJECTS + 1, SCENE_SIZE)
+    tokens[:, :NUM_OBJECTS, :NUM_OBJECTS] = F.one_hot(colours, NUM_OBJECTS).float()
+    tokens[:, :NUM_OBJECTS, NUM_OBJECTS : NUM_OBJECTS + 2] = F.one_hot(shapes, 2).float()
+    tokens[:, :NUM_OBJECTS, NUM_OBJECTS + 2 : NUM_OBJECTS + 4] = at
+    tokens[:, NUM_OBJECTS, NUM_OBJECTS + 4 : 2 * NUM_OBJECTS + 4] = F.one_hot(colours[row, asked], NUM_OBJECTS).float()
+    tokens[:, NUM_OBJECTS, 2 * NUM_OBJECTS + 4 :] = F.one_hot(kind, NUM_KINDS).float()
+    distance = (at - at[row, asked][:, None]).norm(dim=-1)
+    nearest = distance.scatter(1, asked[:, None], 9.0).argmin(dim=1)
+    shape = shapes[row, asked]
+    answers = torch.stack(
+        [
+            2 + shape,
+            (at[row, asked, 0] < 0.5).long(),
+            (at[row, asked, 1] < 0.5).long(),
+            2 + shapes[row, nearest],
+            2 + shapes[row, distance.argmax(dim=1)],
+            3 + (shapes == shape[:, None]).sum(dim=1),
+        ]
+    )
+    return tokens, answers[kind, row], kind >= NUM_KINDS // 2

@@ -33,12 +33,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How a claim is run. Data sets are looked for under `data`; without it the claim makes its own."""
+    """How a claim is run.
+
+    Data sets are looked for under `data`; without it the claim makes its own. With several `workers` the claims that train many
+    small models train as many side by side, in processes of one thread each.
+    """
 
     scale: Scale = "small"
     device: str = "cpu"
     seed: int = 0
     data: Path | None = None
+    workers: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from recollect.claims.claim import Claim, Progress, Row, Setting
+from recollect.claims.runs import Run, averages, grid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,23 +37,27 @@ SMALL = Size(num_topics=4, num_steps=300, rows=64, width=64, num_seeds=2)
 FULL = Size(num_topics=6, num_steps=1000, rows=256, width=128)
 
 
-def measure(setting: Setting, progress: Progress) -> Iterator[Row]:
-    """Share of questions answered, and the weight of recall on the right topic, averaged over seeds."""
+def trained(run: Run, setting: Setting, progress: Progress) -> dict[str, float]:
+    """Share of questions answered, and the weight of recall on the right topic."""
     import torch
 
     size = SMALL if setting.scale == "small" else FULL
-    found: dict[str, list[dict[str, float]]] = {}
-    for name, recall, shown in ((SYSTEM, True, True), (RMT, False, False), (ALONE, True, False)):
-        for seed in range(setting.seed, setting.seed + size.num_seeds):
-            model = _trained(size, recall, shown, setting.device, seed, name, progress)
-            ids = torch.tensor(texts(Random(f"test {seed}"), size.num_texts, size.num_topics), device=setting.device)
-            found.setdefault(name, []).append(_figures(model, ids))
-            if name == SYSTEM:
-                found.setdefault(EMPTY, []).append(_figures(model, ids[:, ids.shape[1] // 2 :], told=False))
-        for each in (name, EMPTY) if name == SYSTEM else (name,):
-            runs = found[each]
-            role = "system" if each == SYSTEM else "baseline"
-            yield Row(each, role, {key: mean(run[key] for run in runs) for key in runs[0]})
+    recall, shown = {SYSTEM: (True, True), RMT: (False, False), ALONE: (True, False)}[run.name]
+    model = _trained(size, recall, shown, setting.device, run.seed, progress)
+    ids = torch.tensor(texts(Random(f"test {run.seed}"), size.num_texts, size.num_topics), device=setting.device)
+    empty = _figures(model, ids[:, ids.shape[1] // 2 :], told=False)
+    return _figures(model, ids) | {"emptied": empty["right"]}
+
+
+def measure(setting: Setting, progress: Progress) -> Iterator[Row]:
+    """A row for each way, averaged over seeds; the system's also with an empty memory."""
+    size = SMALL if setting.scale == "small" else FULL
+    runs = grid((SYSTEM, RMT, ALONE), range(setting.seed, setting.seed + size.num_seeds))
+    for name, values in averages(trained, runs, setting, progress):
+        emptied = values.pop("emptied")
+        yield Row(name, "system" if name == SYSTEM else "baseline", values)
+        if name == SYSTEM:
+            yield Row(EMPTY, "baseline", {"right": emptied})
 
 
 def texts(rng: Random, rows: int, num_topics: int) -> list[list[int]]:
@@ -67,7 +71,7 @@ def texts(rng: Random, rows: int, num_topics: int) -> list[list[int]]:
     return made
 
 
-def _trained(size: Size, recall: bool, shown: bool, device: str, seed: int, name: str, progress: Progress) -> HMT:
+def _trained(size: Size, recall: bool, shown: bool, device: str, seed: int, progress: Progress) -> HMT:
     """A small decoder with memory, trained from nothing; with `shown`, also to recall the segment of the topic."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -100,7 +104,7 @@ def _trained(size: Size, recall: bool, shown: bool, device: str, seed: int, name
         return output.loss + 0.3 * _recall_loss(output, ids) if shown else output.loss
 
     def tell(step: int, total: int, what: str) -> None:
-        progress(f"seed {seed}, {name}, {step} of {total}: {what}")
+        progress(f"step {step} of {total}: {what}")
 
     train(model, loss, Plan(size.num_steps, 3e-3, 20, weight_decay=0.01, seed=seed), progress=tell)
     return model.eval()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from statistics import mean, stdev
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from recollect.claims.claim import Claim, Progress, Row, Setting
+from recollect.claims.runs import Run, averages, grid
 
 SYSTEM, NO_AVERAGE, ONLY_AVERAGE = "LongVQ", "quantised attention alone", "moving average alone"
 LINEAR, FULL = "linear attention", "full attention"
@@ -22,29 +22,19 @@ BLOCKS = {
 SIZES = (4, 16)  # of the codebook, beside the system's own
 
 
-def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
+PLANS: dict[str, dict[str, Any]] = BLOCKS | {
+    f"LongVQ, {size} code words": OURS | {"codebook_size": size} for size in SIZES
+}
+
+
+def measure(setting: Setting, progress: Progress) -> Iterator[Row]:
     """Accuracy on both tasks, mean and spread over seeds."""
-    steps, seeds = (700, 1) if setting.scale == "small" else (3000, 3)
-    plans: dict[str, dict[str, Any]] = BLOCKS | {
-        f"LongVQ, {size} code words": OURS | {"codebook_size": size} for size in SIZES
-    }
-    rows = []
-    for name, block in plans.items():
-        values: dict[str, float] = {}
-        for task in TASKS:
-            found = [
-                _accuracy(name, block, task, steps, seed, setting.device, progress)
-                for seed in range(setting.seed, setting.seed + seeds)
-            ]
-            values[task] = mean(found)
-            values[f"{task} spread"] = stdev(found) if len(found) > 1 else 0.0
-        rows.append(Row(name, "system" if name == SYSTEM else "baseline", values))
-    return rows
+    runs = grid(list(PLANS), range(setting.seed, setting.seed + (1 if setting.scale == "small" else 3)), TASKS)
+    for name, values in averages(_accuracy, runs, setting, progress, spread=True):
+        yield Row(name, "system" if name == SYSTEM else "baseline", values)
 
 
-def _accuracy(
-    name: str, block: Mapping[str, Any], task: str, steps: int, seed: int, device: str, progress: Progress
-) -> float:
+def _accuracy(run: Run, setting: Setting, progress: Progress) -> dict[str, float]:
     from torch import nn
 
     from recollect.benchmarks.state_tasks import drifting_level, paired_recall, score, teach
@@ -76,16 +66,16 @@ def _accuracy(
             smooth, average = self.average(x, state["average"])
             return self.out(nn.functional.silu(smooth).to(x.dtype)), {"average": average}
 
-    made = paired_recall(48, 4, gap_tokens=16) if task == "recall" else drifting_level(64)
-    model: Any = memory_lm(made.vocabulary, 64, [block] * 2, seed=seed)
+    made = paired_recall(48, 4, gap_tokens=16) if run.part == "recall" else drifting_level(64)
+    model: Any = memory_lm(made.vocabulary, 64, [PLANS[run.name]] * 2, seed=run.seed)
     for part in model.blocks:
-        if name == NO_AVERAGE:
+        if run.name == NO_AVERAGE:
             part.layer.average = Through(part.layer.average)
-        if name == ONLY_AVERAGE:
+        if run.name == ONLY_AVERAGE:
             part.layer = Average(64, part.layer.average)
-    plan = Plan(num_steps=steps, seed=seed)
-    told = lambda step, total, what: progress(f"{name}, {task}, {step} of {total}: {what}")  # noqa: E731
-    return score(teach(model.to(device), made, plan, 16, told), made, 512)
+    plan = Plan(num_steps=700 if setting.scale == "small" else 3000, seed=run.seed)
+    told = lambda step, total, what: progress(f"step {step} of {total}: {what}")  # noqa: E731
+    return {run.part: score(teach(model.to(setting.device), made, plan, 16, told), made, 512)}
 
 
 def decide(rows: Mapping[str, Row]) -> bool:

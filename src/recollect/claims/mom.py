@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from statistics import mean
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from recollect.benchmarks.state_tasks import fit, mqar_task, score
 from recollect.claims.claim import Claim, Progress, Row, Setting
+from recollect.claims.runs import Run, averages, grid
 from recollect.state.trainer import Plan
 
 MOM, ACTIVE, TOTAL, FULL = (
@@ -29,30 +29,30 @@ def layers(size: int) -> dict[str, tuple[str, dict[str, Any]]]:
     }
 
 
-def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
-    """Share of values recalled, and bytes of state, averaged over seeds."""
+def trained(run: Run, setting: Setting, progress: Progress) -> dict[str, float]:
+    """Share of values recalled, and bytes of state."""
     full = setting.scale == "full"
     pairs, length, dim, size, steps = (32, 256, 64, 16, 1500) if full else (8, 48, 32, 8, 500)
-    task, rows = mqar_task(pairs, length, 8 * pairs), []
-    for name, (layer, settings) in layers(size).items():
-        recalled, held = [], 0
-        for seed in range(setting.seed, setting.seed + (3 if full else 1)):
-            plan = Plan(num_steps=steps, learning_rate=3e-3 if full else 1e-2, seed=seed)
-            model = fit(
-                task,
-                [{"layer": layer, **settings}] * 2,
-                dim,
-                plan,
-                64,
-                setting.device,
-                lambda step, of, what, name=name: progress(f"{name}, step {step} of {of}: {what}"),
-                mlp_ratio=1.0,
-            )
-            recalled.append(score(model, task, 512))
-            held = model.state_bytes(length)
-        role = "system" if name == MOM else "baseline"
-        rows.append(Row(name, role, {"recall": mean(recalled), "state bytes": float(held)}))
-    return rows
+    task = mqar_task(pairs, length, 8 * pairs)
+    layer, settings = layers(size)[run.name]
+    model = fit(
+        task,
+        [{"layer": layer, **settings}] * 2,
+        dim,
+        Plan(num_steps=steps, learning_rate=3e-3 if full else 1e-2, seed=run.seed),
+        64,
+        setting.device,
+        lambda step, of, what: progress(f"step {step} of {of}: {what}"),
+        mlp_ratio=1.0,
+    )
+    return {"recall": score(model, task, 512), "state bytes": float(model.state_bytes(length))}
+
+
+def measure(setting: Setting, progress: Progress) -> Iterator[Row]:
+    """A row for each layer, averaged over seeds."""
+    runs = grid((MOM, ACTIVE, TOTAL, FULL), range(setting.seed, setting.seed + (3 if setting.scale == "full" else 1)))
+    for name, values in averages(trained, runs, setting, progress):
+        yield Row(name, "system" if name == MOM else "baseline", values)
 
 
 def decide(rows: Mapping[str, Row]) -> bool:

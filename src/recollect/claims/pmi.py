@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+from recollect.benchmarks.state_tasks import NUM_ANSWERS, SCENE_SIZE, scenes
 from recollect.claims.claim import Claim, Progress, Row, Setting
+from recollect.claims.runs import Run, averages, grid
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SYSTEM, OUTER, WORKSPACE, ATTENTION = "PMI", "PMI, outer products", "shared workspace", "self-attention"
-OBJECTS, KINDS, ANSWERS = 6, 6, 10  # objects of a scene, one of each colour; kinds of question; answers
-INPUTS = 2 * OBJECTS + 2 + 2 + KINDS
 
 
 @dataclass(frozen=True)
@@ -31,45 +30,6 @@ class Size:
 
 SMALL = Size(width=48, num_steps=700, num_seeds=1, rows=64, num_layers=3)
 FULL = Size(width=128, num_steps=4000, num_seeds=3, rows=512, num_scenes=16384)
-
-
-def scenes(rows: int, generator: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """(tokens [B, 7, INPUTS], answers [B], whether the question is on a relation [B]): symbolic Sort-of-CLEVR.
-
-    Six objects, each of another colour, a rectangle or a circle somewhere in the unit square, and behind them a question on
-    the object of one colour: its shape, whether it is left, whether it is above; or the shape of the object that is
-    nearest to it, of the one that is furthest from it, and how many have its shape. Answers: no, yes, rectangle, circle, 1 to 6.
-    """
-    import torch
-
-    def draw(high: int, *shape: int) -> Tensor:
-        return torch.randint(high, (rows, *shape), generator=generator)
-
-    at, shapes = torch.rand(rows, OBJECTS, 2, generator=generator), draw(2, OBJECTS)
-    colours = torch.rand(rows, OBJECTS, generator=generator).argsort(dim=1)
-    asked, kind = draw(OBJECTS), draw(KINDS)
-    row = torch.arange(rows)
-    one = torch.nn.functional.one_hot
-    tokens = torch.zeros(rows, OBJECTS + 1, INPUTS)
-    tokens[:, :OBJECTS, :OBJECTS] = one(colours, OBJECTS).float()
-    tokens[:, :OBJECTS, OBJECTS : OBJECTS + 2] = one(shapes, 2).float()
-    tokens[:, :OBJECTS, OBJECTS + 2 : OBJECTS + 4] = at
-    tokens[:, OBJECTS, OBJECTS + 4 : 2 * OBJECTS + 4] = one(colours[row, asked], OBJECTS).float()
-    tokens[:, OBJECTS, 2 * OBJECTS + 4 :] = one(kind, KINDS).float()
-    distance = (at - at[row, asked][:, None]).norm(dim=-1)
-    nearest = distance.scatter(1, asked[:, None], 9.0).argmin(dim=1)
-    shape = shapes[row, asked]
-    answers = torch.stack(
-        [
-            2 + shape,
-            (at[row, asked, 0] < 0.5).long(),
-            (at[row, asked, 1] < 0.5).long(),
-            2 + shapes[row, nearest],
-            2 + shapes[row, distance.argmax(dim=1)],
-            3 + (shapes == shape[:, None]).sum(dim=1),
-        ]
-    )
-    return tokens, answers[kind, row], kind >= KINDS // 2
 
 
 def make(name: str, size: Size) -> Any:
@@ -102,7 +62,7 @@ def make(name: str, size: Size) -> Any:
     class Network(nn.Module):
         def __init__(self, hidden: int):
             super().__init__()
-            self.embed, self.mixer, self.head = nn.Linear(INPUTS, D), mixer(), nn.Linear(D, ANSWERS)
+            self.embed, self.mixer, self.head = nn.Linear(SCENE_SIZE, D), mixer(), nn.Linear(D, NUM_ANSWERS)
             self.norms = nn.ModuleList(nn.LayerNorm(D) for _ in range(3))
             self.feed = nn.Sequential(nn.Linear(D, hidden), nn.GELU(), nn.Linear(hidden, D))
 
@@ -123,38 +83,40 @@ def make(name: str, size: Size) -> Any:
     return Network(2 * D + max(most - own, 0) // (2 * D + 1))  # all as many parameters as PMI, or as near as can be
 
 
-def measure(setting: Setting, progress: Progress) -> Iterator[Row]:
-    """Share of questions answered, on relations and on single objects, averaged over seeds."""
+def trained(run: Run, setting: Setting, progress: Progress) -> dict[str, float]:
+    """Share of questions answered, on relations and on single objects."""
     import torch
 
     from recollect.state.trainer import Plan, train
 
     size = SMALL if setting.scale == "small" else FULL
-    for name in (SYSTEM, OUTER, WORKSPACE, ATTENTION):
-        found = []
-        for seed in range(setting.seed, setting.seed + size.num_seeds):
-            torch.manual_seed(seed)
-            network = make(name, size).to(setting.device)
+    torch.manual_seed(run.seed)
+    network = make(run.name, size).to(setting.device)
 
-            def loss(step: int, network: Any = network, seed: int = seed) -> Tensor:
-                generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-                tokens, answers, _ = (each.to(setting.device) for each in scenes(size.rows, generator))
-                return torch.nn.functional.cross_entropy(network(tokens), answers)
+    def loss(step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
+        tokens, answers, _ = (each.to(setting.device) for each in scenes(size.rows, generator))
+        return torch.nn.functional.cross_entropy(network(tokens), answers)
 
-            def tell(step: int, total: int, what: str, name: str = name, seed: int = seed) -> None:
-                progress(f"seed {seed}, {name}, {step} of {total}: {what}")
+    plan = Plan(size.num_steps, 2e-3, 50, weight_decay=0.01, seed=run.seed)
+    train(network, loss, plan, progress=lambda step, total, what: progress(f"step {step} of {total}: {what}"))
+    tokens, answers, relation = scenes(size.num_scenes, torch.Generator().manual_seed(-1 - run.seed))
+    with torch.no_grad():
+        right = (network(tokens.to(setting.device)).argmax(dim=-1).cpu() == answers).float()
+    return {
+        "relations right": right[relation].mean().item(),
+        "objects right": right[~relation].mean().item(),
+        "parameters": float(sum(weight.numel() for weight in network.parameters())),
+    }
 
-            train(network, loss, Plan(size.num_steps, 2e-3, 50, weight_decay=0.01, seed=seed), progress=tell)
-            tokens, answers, relation = scenes(size.num_scenes, torch.Generator().manual_seed(-1 - seed))
-            with torch.no_grad():
-                right = (network(tokens.to(setting.device)).argmax(dim=-1).cpu() == answers).float()
-            figures = {
-                "relations right": right[relation].mean().item(),
-                "objects right": right[~relation].mean().item(),
-            }
-            found.append(figures | {"parameters": float(sum(weight.numel() for weight in network.parameters()))})
-        role = "system" if name == SYSTEM else "baseline"
-        yield Row(name, role, {key: mean(each[key] for each in found) for key in found[0]})
+
+def measure(setting: Setting, progress: Progress) -> Iterator[Row]:
+    """A row for each network, averaged over seeds."""
+    size = SMALL if setting.scale == "small" else FULL
+    seeds = range(setting.seed, setting.seed + size.num_seeds)
+    runs = grid((SYSTEM, OUTER, WORKSPACE, ATTENTION), seeds)
+    for name, values in averages(trained, runs, setting, progress):
+        yield Row(name, "system" if name == SYSTEM else "baseline", values)
 
 
 def decide(rows: Mapping[str, Row]) -> bool:

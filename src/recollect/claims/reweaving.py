@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from statistics import mean, stdev
+from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from recollect.claims.claim import Claim, Progress, Row, Setting
+from recollect.claims.runs import Run, averages, grid
 
 SYSTEM, COPY, NO_LOSS, RANDOM = (
     "reweaving",
@@ -58,24 +59,22 @@ def stream(rows: int, seed: int, num_segments: int) -> tuple[np.ndarray, np.ndar
     return tokens, labels, distances
 
 
-def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
-    """Share of questions answered by distance, mean over seeds."""
-    seeds = range(setting.seed, setting.seed + (1 if setting.scale == "small" else 3))
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in NAMES}
-    for seed in seeds:
-        backbone = _backbone(setting, seed, progress)
-        for name in NAMES:
-            found[name].append(_recall(backbone, name, setting, seed, progress))
-    rows = []
-    for name, runs in found.items():
-        values = {key: mean(run[key] for run in runs) for key in runs[0]}
-        values["far spread"] = stdev(run["far"] for run in runs) if len(runs) > 1 else 0.0
-        rows.append(Row(name, "system" if name == SYSTEM else "baseline", values))
-    return rows
+def trained(run: Run, setting: Setting, progress: Progress) -> dict[str, float]:
+    """Share of questions answered by distance."""
+    progress("training the decoder")
+    return _recall(_backbone(setting, run.seed), run.name, setting, run.seed, progress)
 
 
-def _backbone(setting: Setting, seed: int, progress: Progress) -> Any:
-    """A decoder of four layers that answers within one segment."""
+def measure(setting: Setting, progress: Progress) -> Iterator[Row]:
+    """A row for each way, mean and spread over seeds."""
+    runs = grid(NAMES, range(setting.seed, setting.seed + (1 if setting.scale == "small" else 3)))
+    for name, values in averages(trained, runs, setting, progress, spread=True):
+        yield Row(name, "system" if name == SYSTEM else "baseline", values)
+
+
+@cache
+def _backbone(setting: Setting, seed: int) -> Any:
+    """A decoder of four layers that answers within one segment; trained once in a process."""
     import torch
     from torch.nn.functional import cross_entropy
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -103,8 +102,7 @@ def _backbone(setting: Setting, seed: int, progress: Progress) -> Any:
         return language + cross_entropy(logits[asked], labels[asked])
 
     steps = 1000 if setting.scale == "small" else 4000
-    plan = Plan(num_steps=steps, learning_rate=2e-3, seed=seed)
-    train(model, loss, plan, progress=lambda step, total, what: progress(f"decoder, {step} of {total}: {what}"))
+    train(model, loss, Plan(num_steps=steps, learning_rate=2e-3, seed=seed))
     return model.eval()
 
 
@@ -156,7 +154,7 @@ def _recall(backbone: Any, name: str, setting: Setting, seed: int, progress: Pro
             _Trained(model),
             loss,
             plan,
-            progress=lambda step, total, what: progress(f"{name}, {step} of {total}: {what}"),
+            progress=lambda step, total, what: progress(f"step {step} of {total}: {what}"),
         )
     model.eval()
     right, count = np.zeros(SEGMENTS), np.zeros(SEGMENTS)

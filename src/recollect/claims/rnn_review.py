@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from statistics import mean
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch.nn import functional as F
 
 from recollect.benchmarks.state_tasks import IGNORED, Labeller, adding, both_sides
 from recollect.claims.claim import Claim, Progress, Row, Setting
+from recollect.claims.runs import Run, averages, grid
 from recollect.state.trainer import Plan, train
 
 LSTM, ELMAN, GRU, BOTH = "LSTM", "Elman network", "GRU", "bidirectional LSTM"
@@ -24,9 +24,7 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def adding_error(
-    name: str, layer: str, settings: dict, steps: int, seed: int, device: str, progress: Progress
-) -> float:
+def adding_error(layer: str, settings: dict, steps: int, seed: int, device: str, progress: Progress) -> float:
     """Mean squared error on 100 tokens after training; a constant guess has 1/6."""
     model = Labeller(2, 1, 48, layer, seed, **settings).to(device)
 
@@ -35,13 +33,13 @@ def adding_error(
         return (model(x.to(device))[:, -1, 0] - target.to(device)).square().mean()
 
     plan = Plan(num_steps=steps, learning_rate=5e-3, weight_decay=0.0, seed=seed)
-    train(model, loss, plan, progress=lambda step, of, what: progress(f"{name}, adding, step {step} of {of}: {what}"))
+    train(model, loss, plan, progress=lambda step, of, what: progress(f"step {step} of {of}: {what}"))
     x, target = adding(512, 100, _generator(-1 - seed))
     with torch.no_grad():
         return float((model(x.to(device))[:, -1, 0].cpu() - target).square().mean())
 
 
-def sides_accuracy(name: str, layer: str, dim: int, steps: int, seed: int, device: str, progress: Progress) -> float:
+def sides_accuracy(layer: str, dim: int, steps: int, seed: int, device: str, progress: Progress) -> float:
     """Share of right answers about bits three places before and after."""
     model = Labeller(2, 2, dim, layer, seed).to(device)
 
@@ -50,27 +48,31 @@ def sides_accuracy(name: str, layer: str, dim: int, steps: int, seed: int, devic
         return F.cross_entropy(model(x.to(device)).flatten(0, 1), labels.flatten().to(device), ignore_index=IGNORED)
 
     plan = Plan(num_steps=steps, learning_rate=3e-3, weight_decay=0.0, seed=seed)
-    train(model, loss, plan, progress=lambda step, of, what: progress(f"{name}, sides, step {step} of {of}: {what}"))
+    train(model, loss, plan, progress=lambda step, of, what: progress(f"step {step} of {of}: {what}"))
     x, labels = both_sides(512, 24, _generator(-1 - seed))
     with torch.no_grad():
         guess = model(x.to(device)).argmax(-1).cpu()
     return float((guess == labels)[labels != IGNORED].float().mean())
 
 
-def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
-    """Errors and accuracies, averaged over three seeds."""
-    full = setting.scale == "full"
+def trained(run: Run, setting: Setting, progress: Progress) -> dict[str, float]:
+    """The error of adding, or the accuracy on both sides."""
+    if run.part == "sides":
+        layer, dim = WIDTHS[run.name]
+        return {"both sides": sides_accuracy(layer, dim, 1000, run.seed, setting.device, progress)}
+    layer, settings = (LAYERS | MORE)[run.name]
+    steps = 2000 if setting.scale == "full" and run.name not in MORE else 600
+    error = adding_error(layer, settings, steps, run.seed, setting.device, progress)
+    return {"error": error, "solved": float(error < 0.01)}
+
+
+def measure(setting: Setting, progress: Progress) -> Iterator[Row]:
+    """A row for each layer, averaged over three seeds."""
     seeds = range(setting.seed, setting.seed + 3)
-    how = (setting.device, progress)
-    found: dict[str, dict[str, float]] = {}
-    for name, (layer, settings) in (LAYERS | (MORE if full else {})).items():
-        steps = 2000 if full and name not in MORE else 600
-        errors = [adding_error(name, layer, settings, steps, seed, *how) for seed in seeds]
-        found[name] = {"error": mean(errors), "solved": mean(error < 0.01 for error in errors)}
-    for name, (layer, dim) in WIDTHS.items():
-        right = [sides_accuracy(name, layer, dim, 1000, seed, *how) for seed in seeds]
-        found.setdefault(name, {})["both sides"] = mean(right)
-    return [Row(name, "system" if name in (LSTM, BOTH) else "baseline", values) for name, values in found.items()]
+    names = list(LAYERS | (MORE if setting.scale == "full" else {}))
+    runs = grid(names, seeds, ["adding"]) + grid(list(WIDTHS), seeds, ["sides"])
+    for name, values in averages(trained, runs, setting, progress):
+        yield Row(name, "system" if name in (LSTM, BOTH) else "baseline", values)
 
 
 def decide(rows: Mapping[str, Row]) -> bool:

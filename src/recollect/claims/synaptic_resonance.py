@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from statistics import mean, stdev
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from recollect.claims.claim import Claim, Progress, Row, Setting
+from recollect.claims.runs import Run, averages, grid
 
 SYSTEM, OPEN, SHUFFLED, GATE = "resonance", "always written", "resonance, shuffled over time", "an ordinary gate"
 NONE = "no fast weights"
@@ -46,28 +46,26 @@ def announced(distractors: int) -> Any:
     return Task(f"announced pairs, {distractors} distractors", VOCABULARY, make)
 
 
-def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
-    """Accuracy by distractors, mean over seeds, and the spread at the most distractors."""
+def trained(run: Run, setting: Setting, progress: Progress) -> dict[str, float]:
+    """Accuracy with the distractors that the part names."""
     from recollect.benchmarks.state_tasks import score, teach
     from recollect.state.trainer import Plan
 
-    steps, seeds = (700, 1) if setting.scale == "small" else (3000, 3)
-    rows = []
-    for name in NAMES:
-        values = {}
-        for distractors in DISTRACTORS:
-            task, found = announced(distractors), []
+    def told(step: int, total: int, what: str) -> None:
+        progress(f"step {step} of {total}: {what}")
 
-            def told(step: int, total: int, what: str, name: str = name, task: Any = task) -> None:
-                progress(f"{name}, {task.name}, {step} of {total}: {what}")
+    task = announced(int(run.part.split(":")[1]))
+    plan = Plan(num_steps=700 if setting.scale == "small" else 3000, seed=run.seed)
+    model = teach(_model(run.name, run.seed).to(setting.device), task, plan, 16, told)
+    return {run.part: score(model, task, 512)}
 
-            for seed in range(setting.seed, setting.seed + seeds):
-                model = teach(_model(name, seed).to(setting.device), task, Plan(num_steps=steps, seed=seed), 16, told)
-                found.append(score(model, task, 512))
-            values[f"1:{distractors}"] = mean(found)
-            values[f"1:{distractors} spread"] = stdev(found) if len(found) > 1 else 0.0
-        rows.append(Row(name, "system" if name == SYSTEM else "baseline", values))
-    return rows
+
+def measure(setting: Setting, progress: Progress) -> Iterator[Row]:
+    """Accuracy by distractors, mean and spread over seeds."""
+    seeds = range(setting.seed, setting.seed + (1 if setting.scale == "small" else 3))
+    runs = grid(NAMES, seeds, [f"1:{distractors}" for distractors in DISTRACTORS])
+    for name, values in averages(trained, runs, setting, progress, spread=True):
+        yield Row(name, "system" if name == SYSTEM else "baseline", values)
 
 
 def _model(name: str, seed: int) -> Any:

@@ -368,6 +368,11 @@ def context(
     device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
     width: Annotated[int, typer.Option(help="Width of the model; a Llama 7B has 4096.")] = 4096,
+    look_up_tokens: Annotated[int, typer.Option(min=1, help="Tokens that block memories decode with one look-up.")] = 1,
+    changed: Annotated[
+        float | None,
+        typer.Option(help="Share of a look-up that the one before did not find; default: as random weights have it."),
+    ] = None,
     limit_s: Annotated[float, typer.Option(min=1, help="Seconds of reading after which a policy is stopped.")] = 120.0,
     results: Annotated[
         Path | None, typer.Option("--results", help="Write context-speed.json into this folder.")
@@ -389,12 +394,40 @@ def context(
             device,
             dtype,
             width,
+            settings={key: {"look_up_tokens": look_up_tokens} for key in keys if bench.looks_up(key)},
+            changed=changed,
             limit_s=limit_s,
             progress=lambda line: status.update(escape(line)),
             save=lambda found: None if results is None else write_json(found, results / "context-speed.json"),
         )
     if plots is not None:
         bench.plot(result, plots)
+    if json:
+        print_json(result)
+    else:
+        bench.show(result, out)
+
+
+@app.command(
+    "look-ups", epilog="Example:  recollect bench look-ups --data folder-of-model-and-novels --results results"
+)
+def look_ups(
+    data: Annotated[Path, typer.Option("--data", help="Folder with a checkpoint of transformers and novels.")],
+    length: Annotated[int, typer.Option(min=4096, help="Tokens of the novel.")] = 16_384,
+    device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cpu",
+    results: Annotated[Path | None, typer.Option("--results", help="Write look-ups.json into this folder.")] = None,
+    json: Json = False,
+) -> None:
+    """How much the look-ups of block memories change while a trained model reads a novel."""
+    from recollect.benchmarks import look_ups as bench
+    from recollect.benchmarks.report import write_json
+    from recollect.claims.claim import Setting
+
+    with err.status("starting") as status:
+        where = Setting(data=data, device=device)
+        result = bench.on_a_novel(where, length, lambda line: status.update(escape(line)))
+    if results is not None:
+        write_json(result, results / "look-ups.json")
     if json:
         print_json(result)
     else:
@@ -469,9 +502,17 @@ def sirllm(
 )
 def recall(
     layers: Annotated[
-        str, typer.Option(help="Lines of the plot, as attention,MoM; all: every one. A wrong name lists them.")
+        str,
+        typer.Option(
+            help="Lines of the plot, as attention,linear attention (Taylor); all: every one. A wrong name lists them."
+        ),
     ] = "all",
-    task: Annotated[str, typer.Option(help="mqar, selective-copying, induction or listops.")] = "mqar",
+    task: Annotated[
+        str,
+        typer.Option(
+            help="mqar, selective-copying, induction, listops, or a kind of stories: qa1, qa2, qa3, qa5, qa6, qa7, qa19."
+        ),
+    ] = "mqar",
     pairs: Annotated[int, typer.Option(min=1, help="Pairs to be kept, of mqar.")] = 16,
     length: Annotated[int, typer.Option(min=8, help="Tokens of a sequence.")] = 128,
     width: Annotated[int, typer.Option(min=8, help="Width of the model.")] = 64,
@@ -537,6 +578,8 @@ def state_speed(
     device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
     limit_s: Annotated[float, typer.Option(min=1, help="Seconds at a length after which a layer is stopped.")] = 20.0,
+    total_s: Annotated[float, typer.Option(min=1, help="Seconds after which no further measurement is begun.")] = 240.0,
+    configs: Annotated[int, typer.Option(min=1, help="Configurations among which fused kernels are tuned.")] = 4,
     results: Annotated[Path | None, typer.Option("--results", help="Write state-speed.json into this folder.")] = None,
     plots: Annotated[Path | None, typer.Option("--plots", help="Draw the ratios into this folder.")] = None,
     json: Json = False,
@@ -556,6 +599,8 @@ def state_speed(
             device,
             dtype,
             limit_s,
+            total_s,
+            configs,
             progress=lambda line: status.update(escape(line)),
             save=lambda found: None if results is None else write_json(found, results / "state-speed.json"),
         )

@@ -35,6 +35,7 @@ def run(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     data: Annotated[Path | None, typer.Option(help="Folder of data sets, for claims that can use real data.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, for claims that train many small models.")] = 1,
     results: Annotated[Path, typer.Option(help="Where results are written.")] = Path("results"),
     json: Json = False,
 ) -> None:
@@ -53,7 +54,7 @@ def run(
     done: list[Result] = []
     for key in chosen:
         with err.status(f"{key}: starting") as status:
-            setting = Setting("full" if scale == "full" else "small", device, seed, data)
+            setting = Setting("full" if scale == "full" else "small", device, seed, data, workers)
             tell = partial(_tell, status, key)
             result = reproduce(key, setting, tell, partial(save_part, key, results))
         path = save(result, results)

@@ -28,7 +28,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from recollect.context.attention import Window, sink_window
 from recollect.context.cache import Layer, MemoryCache, Size
-from recollect.context.ring import Ring, full
+from recollect.context.in_place import InPlace
 from recollect.context.rotary import Rotary, Unrotated
 from recollect.errors import Conflict, InvalidInput
 
@@ -54,18 +54,13 @@ class Attached:
         self._shape = (heads, attentions[0].head_dim)
         self._types, self._windows = _layer_kinds(config, len(attentions))
         self._rotary = Rotary(decoder.rotary_emb, apply)
-        keyed = self._keyed = isinstance(getattr(decoder.rotary_emb, "rope_type", None), dict)
-        self._rotations = [self._rotary.of(kind if keyed else None) for kind in self._types]
-        fixed = all(self._rotary.is_fixed(kind if keyed else None) for kind in self._types)
-        alike = len(set(self._types)) == 1 and not getattr(config, "attn_logit_softcapping", None)
-        self._window = policy.window() if fixed and alike else None  # a ring serves one window and plain angles
+        keyed = isinstance(getattr(decoder.rotary_emb, "rope_type", None), dict)
+        kinds = [kind if keyed else None for kind in self._types]
+        self._rotations = [self._rotary.of(kind) for kind in kinds]
         self._has_head = "logits_to_keep" in inspect.signature(model.forward).parameters
         if policy.needs_logits and not self._has_head:
             raise InvalidInput(f"model: {type(policy).__name__} reads logits, and {type(model).__name__} has none.")
         self._now: MemoryCache | None = None  # the memory of the call that is under way
-        self._ring: Ring | None = None  # made when tokens are first decoded one by one
-        self._stepping: Ring | None = None  # during such a step
-        self._output_class: Any = None  # of the model, as such a step found it
         self._pads: list[int] = []  # of each unit: columns of the chunk that are padding
         self.memory = self._fresh()
 
@@ -76,10 +71,13 @@ class Attached:
         self._config, self._decoder, self._rotary_emb = config, decoder, decoder.rotary_emb
         self._own_forward = model.__dict__.get("forward")
         self._original = model.forward
+        plain = len(set(self._types)) == 1 and self._rotary.is_fixed(kinds[0]) and self._has_head
+        plain = plain and not getattr(config, "attn_logit_softcapping", None)
+        self._in_place = InPlace(policy, model, decoder, self._original, self._rotary, kinds[0], plain)
         ALL_ATTENTION_FUNCTIONS[self._name] = self._attention
         for part in self._configs:
             part.config = shadow
-        decoder.rotary_emb = Unrotated(self._rotary.width(self._types[0] if keyed else None))
+        decoder.rotary_emb = Unrotated(self._rotary.width(kinds[0]))
 
         @functools.wraps(self._original)
         def forward(*args: Any, **options: Any) -> Any:
@@ -97,9 +95,8 @@ class Attached:
         for part in self._configs:
             part.config = self._config
         del ALL_ATTENTION_FUNCTIONS[self._name]
-        if self._ring is not None:
-            self._ring.settle()
-        self._now = self._ring = None
+        self._in_place.forget()
+        self._now = None
 
     # The kept memory.
 
@@ -145,12 +142,12 @@ class Attached:
     def forget(self) -> None:
         """Start with an empty memory."""
         self.memory = self._fresh()
-        self._ring = None
+        self._in_place.forget()
 
     def size_bytes(self) -> Size:
         """Bytes that the kept memory holds on the model's device and in host memory, with the room to decode in place."""
         size = self.memory.size_bytes()
-        return size if self._ring is None else size._replace(device=size.device + self._ring.nbytes())
+        return size._replace(device=size.device + self._in_place.nbytes())
 
     def stats(self) -> dict[str, Any]:
         """What was read, kept and attended to; see `MemoryCache.stats`."""
@@ -214,8 +211,12 @@ class Attached:
             raise InvalidInput("output_hidden_states: read at most chunk_tokens at once to have them.")
         memory = self._memory_for(cache, B)
         starts = _starts(attention_mask, B, T)
-        if T == 1 and input_ids is not None and labels is None and self._runs_in_place(memory, starts, options):
-            return self._step(memory, input_ids, use_cache=options.get("use_cache"), return_dict=return_dict)
+        unusual = labels is not None or any(
+            options.get(name) for name in ("output_hidden_states", "output_router_logits")
+        )
+        if T == 1 and input_ids is not None and not unusual and self._in_place.takes(memory, bool(starts.any())):
+            self.memory = memory
+            return self._in_place.step(memory, input_ids, options.get("use_cache"), return_dict)
         last = logits_to_keep if isinstance(logits_to_keep, int) and labels is None else 0
         before = memory.checkpoint()
         try:
@@ -246,47 +247,6 @@ class Attached:
         if labels is not None:
             result["loss"] = self.model.loss_function(result[head], labels, vocab_size=result[head].shape[-1])
         outputs = type(outputs)(**result)
-        return outputs.to_tuple() if return_dict is False else outputs
-
-    def _runs_in_place(self, memory: MemoryCache, starts: Tensor, options: dict[str, Any]) -> bool:
-        """Whether the next token can be decoded on a ring; if it can, the ring holds the memory."""
-        wanted = any(options.get(name) for name in ("output_hidden_states", "output_router_logits"))
-        if self._window is None or not self._has_head or wanted or torch.is_grad_enabled() or self.model.training:
-            return False
-        if memory.ring is not None:
-            return True
-        if len(memory.units) != 1 or starts.any() or not full(memory.units[0], self._window):
-            return False
-        (unit,) = memory.units
-        if self._ring is None or not self._ring.fits(unit):
-            if self._ring is not None:
-                self._ring.settle()
-            own = Rotary(self._rotary.module, self._rotary.apply)
-            self._ring = Ring(self._window, unit, own, self._types[0] if self._keyed else None)
-        self._ring.begin(memory, unit)
-        return True
-
-    def _step(self, memory: MemoryCache, ids: Tensor, use_cache: bool | None, return_dict: bool | None) -> Any:
-        """One token of each row, decoded on the ring that holds the memory."""
-        ring = memory.ring
-        assert ring is not None
-
-        def forward(ids: Tensor) -> Tensor:
-            self._decoder.rotary_emb.angles = ring.turn()
-            try:
-                outputs = self._original(input_ids=ids, cache=memory, use_cache=True, return_dict=True)
-            finally:
-                self._decoder.rotary_emb.angles = None
-            self._output_class = type(outputs)
-            return outputs.logits
-
-        try:
-            self._now, self._stepping, self.memory = memory, ring, memory
-            logits = ring.step(forward, ids)
-        finally:
-            self._now = self._stepping = None
-        memory.num_seen += 1
-        outputs = self._output_class(logits=logits, cache=None if use_cache is False else memory)
         return outputs.to_tuple() if return_dict is False else outputs
 
     def _chunk(self, name: str, chunk: Tensor, starts: Tensor, wanted: int, options: dict[str, Any]) -> Any:
@@ -322,14 +282,14 @@ class Attached:
         **options: Any,
     ) -> tuple[Tensor, None]:
         """The attention function that the model's layers call: [B, H, T, D] unrotated to [B, T, H, D]."""
-        if self._now is None:
+        room = self._in_place.stepping
+        if self._now is None and room is None:
             raise InvalidInput("model: while a policy is attached, call the model itself and not a part of it.")
         if options.get("s_aux") is not None:
             raise InvalidInput("model: its attention has learned sinks, which policies do not know.")
-        if self._stepping is not None:
-            return self._stepping.attend(module.layer_idx, query, key, value, scaling).transpose(
-                1, 2
-            ).contiguous(), None
+        if room is not None:
+            return room.attend(module.layer_idx, query, key, value, scaling).transpose(1, 2).contiguous(), None
+        assert self._now is not None
         whole = query.new_zeros(*query.shape[:3], value.shape[-1])
         for unit, pad in zip(self._now.units, self._pads, strict=True):
             if pad == query.shape[2]:

@@ -161,8 +161,11 @@ def sink_window(layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, win
             first = new[:, :, : num_sinks - seen].clone()
             state[name] = torch.cat([state[name], first], dim=2) if name in state else first
     if "window_keys" in state:
-        keys = torch.cat([state["window_keys"], keys], dim=2)[:, :, -(length + T - 1) :]  # what the first query sees
-        values = torch.cat([state["window_values"], values], dim=2)[:, :, -(length + T - 1) :]
+        known = (state[name].to(keys) for name in ("window_keys", "window_values"))  # the model may have been moved
+        keys, values = (
+            torch.cat([old, new], dim=2)[:, :, -(length + T - 1) :]  # what the first query sees
+            for old, new in zip(known, (keys, values), strict=True)
+        )
     S = keys.shape[2]
     places = torch.arange(S, device=device)
     turned = layer.rotate(queries, places[S - T :], S)
@@ -175,8 +178,8 @@ def sink_window(layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, win
         parts.append(
             Part(
                 layer.rotate(queries, at_query, bound),
-                layer.rotate(state["sink_keys"], at_sink, bound),
-                state["sink_values"],
+                layer.rotate(state["sink_keys"].to(keys), at_sink, bound),
+                state["sink_values"].to(keys),
                 stream[:, None] - sinks >= length if seen - len(sinks) < length - 1 else None,
             )
         )

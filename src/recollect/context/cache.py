@@ -24,8 +24,8 @@ from recollect.errors import Conflict, InvalidInput, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from recollect.context.attention import Part
+    from recollect.context.in_place import Room
     from recollect.context.policy import ContextMemory
-    from recollect.context.ring import Ring
     from recollect.context.rotary import Rotate
 
 HOST = "host_"  # prefix of the names of tensors that lie in host memory
@@ -43,18 +43,17 @@ class Growing:
     """A tensor [B, n, ...] to which rows are appended along n; room is a power of two, so that n appends cost O(n)."""
 
     def __init__(self, first: Tensor):
-        self._room, self._length = first.clone(), first.shape[1]
+        self._room, self._length = _room_like(first, first.shape[1]), first.shape[1]
+        self._room.copy_(first)
 
     def append(self, more: Tensor) -> None:
         """Add `more` [B, m, ...]."""
         length = self._length + more.shape[1]
         if length > self._room.shape[1]:
-            shape = (more.shape[0], 1 << (length - 1).bit_length(), *more.shape[2:])
-            pinned = self._room.device.type == "cpu" and torch.cuda.is_available()
-            room = torch.empty(shape, dtype=self._room.dtype, device=self._room.device, pin_memory=pinned)
+            room = _room_like(self._room, 1 << (length - 1).bit_length())
             room[:, : self._length] = self._room[:, : self._length]
             self._room = room
-            if pinned and hasattr(torch.accelerator, "empty_host_cache"):
+            if room.is_pinned() and hasattr(torch.accelerator, "empty_host_cache"):
                 torch.accelerator.empty_host_cache()  # else the rooms that were outgrown stay taken
         self._room[:, self._length : length] = more
         self._length = length
@@ -75,6 +74,12 @@ class Growing:
     def nbytes(self) -> int:
         """Bytes of the tensor and its spare room."""
         return self._room.untyped_storage().nbytes()
+
+
+def _room_like(x: Tensor, length: int) -> Tensor:
+    """An empty tensor [B, length, ...] for rows like those of `x`, in pinned memory where a GPU may copy from it."""
+    pinned = x.device.type == "cpu" and torch.cuda.is_available()
+    return torch.empty((x.shape[0], length, *x.shape[2:]), dtype=x.dtype, device=x.device, pin_memory=pinned)
 
 
 State = dict[str, Any]  # names to tensors [B, ...] or growing ones
@@ -119,10 +124,15 @@ class Layer:
             num = num + (part.keys.shape[2] if part.mask is None else part.mask[..., -1, :].sum(-1).max())
         self.attended(num)
 
+    def add(self, **numbers: int) -> None:
+        """Add to what `stats` reports under these names."""
+        for name, number in numbers.items():
+            self.counts[name] = self.counts.get(name, 0) + number
+
     def attended(self, num: Tensor) -> None:
         """Note that a query may look at `num` keys, a tensor without dimensions."""
         known = self.counts.get("attended_tokens")
-        self.counts["attended_tokens"] = num if known is None else torch.maximum(known, num)
+        self.counts["attended_tokens"] = num if known is None else torch.maximum(known.to(num.device), num)
 
 
 @dataclass
@@ -158,7 +168,7 @@ class MemoryCache(Cache):
         self.policy = policy
         self.num_layers = num_layers
         self.shape = shape  # (key-value heads, head size) of the model that wrote it
-        self.ring: Ring | None = None  # which holds the newest state while tokens are decoded one by one
+        self.room: Room | None = None  # which holds the newest state while tokens are decoded one by one
         self._units: list[Unit] = []
         self.num_seen = 0  # columns, padding included
         self.num_rows = 0
@@ -167,14 +177,14 @@ class MemoryCache(Cache):
     @property
     def units(self) -> list[Unit]:
         """The units; a look at them ends decoding in place, so that they are what was read."""
-        if self.ring is not None:
-            self.ring.settle()
+        if self.room is not None:
+            self.room.settle()
         return self._units
 
     @units.setter
     def units(self, units: list[Unit]) -> None:
-        if self.ring is not None:
-            self.ring.settle()
+        if self.room is not None:
+            self.room.settle()
         self._units = units
 
     def open(self, num_rows: int) -> None:

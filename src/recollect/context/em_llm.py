@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -26,14 +26,25 @@ from torch.nn.utils.rnn import pad_sequence
 
 from recollect.context.cache import Layer, State, Unit, append
 from recollect.context.events import Metric, adjacency, pieces, refine, surprising
-from recollect.context.far import Far, far_queries, keep_first, leave, near_and_far, place_keys, representative
-from recollect.context.policy import ContextMemory
+from recollect.context.far import (
+    BlockMemory,
+    Far,
+    far_queries,
+    keep_first,
+    leave,
+    near_and_far,
+    place_keys,
+    representative,
+)
 from recollect.context.surprise import surprise
 from recollect.errors import InvalidInput
 
+if TYPE_CHECKING:
+    from recollect.context.far_ring import Shelf
+
 
 @dataclass
-class EMLLM(ContextMemory):
+class EMLLM(BlockMemory):
     """Events with similarity and contiguity (the paper's settings for Mistral 7B; SM+C in its tables)."""
 
     per_row: ClassVar[bool] = True
@@ -47,6 +58,7 @@ class EMLLM(ContextMemory):
     min_event_tokens: int = 8
     max_event_tokens: int = 128
     num_representatives: int = 4
+    look_up_tokens: int = 1  # tokens decoded with one look-up
     refinement: Metric | None = "modularity"
     refine_from_layer: int = 0  # layers whose keys say what is alike; the paper: 20 of 32
 
@@ -54,6 +66,7 @@ class EMLLM(ContextMemory):
         super().__post_init__()
         self.check(num_first_tokens=0, window_tokens=1, memory_tokens=0, contiguity=0.0, min_event_tokens=1)
         self.check(max_event_tokens=self.min_event_tokens, num_representatives=1)
+        self.check(look_up_tokens=1)
         if self.refinement not in ("modularity", "conductance", None):
             raise InvalidInput(
                 f"refinement: {self.refinement!r:.20} is not known; use modularity, conductance or None."
@@ -77,16 +90,26 @@ class EMLLM(ContextMemory):
             max_event_tokens=longest,
         )
 
+    @property
+    def run_tokens(self) -> int:
+        """The longest event."""
+        return self.max_event_tokens
+
+    @property
+    def shelf_tokens(self) -> int:
+        """The budget, with room for what the last event may have above it."""
+        return self.memory_tokens + self.max_event_tokens if self.memory_tokens else 0
+
     def attend(self, layer: Layer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attend to near tokens and to recalled events; events are formed when the chunk is through all layers."""
-        events = self._recall(layer, queries)
+        events, _ = self.recall(layer, queries)
         return near_and_far(layer, queries, keys, values, self.window_tokens, lambda: self._fetch(layer, events))[0]
 
-    def _recall(self, layer: Layer, queries: Tensor) -> list[int]:
-        """The events to fetch: the most similar ones, and their neighbours from the queue."""
+    def choose(self, layer: Layer, queries: Tensor) -> Tensor | None:
+        """The events to fetch [1, n], in host memory: the most similar ones, and their neighbours from the queue."""
         state = layer.state
         if "representatives" not in state or not self.memory_tokens:
-            return []
+            return None
         mean = far_queries(layer, queries, self.window_tokens).mean(dim=2).flatten()  # [H * D]
         ranked = (state["representatives"].tensor[0] @ mean).argsort(descending=True).tolist()
         lengths = state["host_events"].tensor[0].tolist()
@@ -102,51 +125,108 @@ class EMLLM(ContextMemory):
             room -= lengths[event]
             kept.append(event)
         state["host_queue"] = torch.tensor([kept], dtype=torch.long)
-        layer.counts["events_recalled"] = layer.counts.get("events_recalled", 0) + len(similar) + len(kept)
-        return [*similar, *kept]
+        chosen = [*similar, *kept]
+        layer.add(events_recalled=len(chosen), tokens_chosen=sum(lengths[event] for event in chosen))
+        return torch.tensor([chosen])
 
-    def _fetch(self, layer: Layer, events: list[int]) -> Far | None:
-        """Keys, turned, and values [1, G, F, D] of these events."""
-        if not events:
+    def sizes(self, layer: Layer) -> Tensor:
+        """The lengths of the events."""
+        return layer.state["host_events"].tensor[0]
+
+    def _fetch(self, layer: Layer, events: Tensor | None) -> Far | None:
+        """Keys, turned, and values [1, G, F, D] of these events [1, n]."""
+        if events is None or not events.numel():
             return None
-        lengths, stored = (
-            layer.state["host_events"].tensor[0].tolist(),
-            layer.state["host_tokens"].tensor,
-        )  # [1, S, 2, G, D]
-        ends, num = list(accumulate(lengths)), sum(lengths[event] for event in events)
-        room = torch.empty((1, num, *stored.shape[2:]), dtype=stored.dtype, device=layer.state["keys"].device)
-        at = 0
-        for event in sorted(events):  # from pinned memory on a GPU
-            room[:, at : at + lengths[event]].copy_(
-                stored[:, ends[event] - lengths[event] : ends[event]], non_blocking=True
-            )
-            at += lengths[event]
+        keys, values = self._copied(layer, sorted(events[0].tolist()), layer.state["keys"])
+        return keys, values, None
+
+    def _copied(self, layer: Layer, events: list[int], like: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys, turned to where far queries meet them, and values [1, G, F, D] of events, on the device of `like`."""
+        stored, ends = layer.state["host_tokens"].tensor, self._ends(layer)  # [1, S, 2, G, D], pinned on a GPU
+        lengths = [ends[event + 1] - ends[event] for event in events]
+        room = like.new_empty(1, sum(lengths), *stored.shape[2:])
+        for part, event in zip(room.split(lengths, dim=1), events, strict=True):
+            part.copy_(stored[:, ends[event] : ends[event + 1]], non_blocking=True)
+        layer.add(tokens_copied=sum(lengths))
         keys, values = room.permute(2, 0, 3, 1, 4)
-        return place_keys(layer, keys, 0, self.window_tokens - 1), values, None
+        return place_keys(layer, keys, 0, self.window_tokens - 1), values
+
+    @staticmethod
+    def _ends(layer: Layer) -> list[int]:
+        """Where each event begins, and the last ends, among the stored tokens."""
+        return [0, *accumulate(layer.state["host_events"].tensor[0].tolist())]
+
+    def fetch_into(self, layer: Layer, shelf: Shelf, chosen: Tensor) -> None:
+        """Put the events side by side; those that lie there already are moved, the others copied from host memory."""
+        ends, wanted = self._ends(layer), chosen[0].tolist()
+        held: dict[int, int] = shelf.notes.get("held", {})  # event to where it begins on the shelf
+        shelf.notes.clear()  # what breaks off here leaves a shelf of which nothing is known
+        missing = [event for event in wanted if event not in held]
+        begins = accumulate((ends[event + 1] - ends[event] for event in missing), initial=shelf.keys.shape[2])
+        start = held | dict(zip(missing, begins, strict=False))
+        lengths = [ends[event + 1] - ends[event] for event in wanted]
+        spans = [range(start[event], start[event] + num) for event, num in zip(wanted, lengths, strict=True)]
+        places = [place for span in spans for place in span]
+        source, num = torch.tensor(places, device=shelf.keys.device, dtype=torch.long), len(places)
+        for room, new in zip((shelf.keys, shelf.values), self._copied(layer, missing, shelf.keys), strict=True):
+            room[:, :, :num] = torch.cat([room, new], dim=2).index_select(2, source)
+        shelf.seen[:, :num], shelf.seen[:, num:] = True, False
+        shelf.notes["held"] = dict(zip(wanted, accumulate(lengths, initial=0), strict=False))
+
+    def after_step(self, unit: Unit, input_ids: Tensor, logits: Tensor) -> None:
+        """Keep the token's surprise, on the device."""
+        new = surprise(unit.shared, input_ids, logits)
+        known = unit.shared.get("run_surprise")
+        unit.shared["run_surprise"] = new if known is None else torch.cat([known, new], dim=1)
+
+    def after_run(self, unit: Unit) -> None:
+        """Cut where the tokens of the run would have been cut one by one, then pack."""
+        new = unit.shared.pop("run_surprise", None)
+        if new is not None:
+            surprises = new[0].cpu().split(1)
+            for later, each in zip(reversed(range(len(surprises))), surprises, strict=True):
+                self._cut(unit, each, later)
+        self._pack_when_ready(unit)
 
     def after_chunk(self, unit: Unit, input_ids: Tensor, logits: Tensor) -> None:
-        """Cut the chunk, then pack the events that have left the window, in every layer alike."""
+        """Cut the chunk, then pack the events that have left the window, in every layer alike.
+
+        A single token waits with packing until the longest event is ready, so that decoding packs seldom.
+        """
+        self._cut(unit, surprise(unit.shared, input_ids, logits.detach())[0].cpu(), 0)
+        if input_ids.shape[1] > 1:
+            self._pack(unit)
+        else:
+            self._pack_when_ready(unit)
+
+    def _pack_when_ready(self, unit: Unit) -> None:
+        """Pack if what has left the window makes the longest event."""
+        if unit.shared["host_opens"].shape[1] - self.window_tokens >= self.max_event_tokens:
+            self._pack(unit)
+
+    def _kept(self, unit: Unit) -> list[State]:
+        """The states of layers that keep events; those with a window of their own do not."""
+        return [state for state in unit.layers if "keys" in state]
+
+    def _cut(self, unit: Unit, new: Tensor, later: int) -> None:
+        """Cut where tokens are surprising, `new` [T]; `later` tokens behind them have been read too."""
         shared = unit.shared
-        new = surprise(shared, input_ids, logits.detach())[0].cpu()
         known = shared["host_surprise"][0] if "host_surprise" in shared else new[:0]
         opens = shared["host_opens"][0] if "host_opens" in shared else torch.zeros(0, dtype=torch.bool)
         before = known[-self.window_tokens :] if len(known) else new
         cuts = surprising(new, before, self.gamma)
-        full = [state for state in unit.layers if "keys" in state]  # layers with a window of their own keep no events
         if self.refinement is not None and cuts.any():
-            cuts = self._refined(full, opens, cuts)
-        known, opens = torch.cat([known, new]), torch.cat([opens, cuts])
-        known, opens = self._pack(full, known, opens)
-        shared["host_surprise"], shared["host_opens"] = known[None], opens[None]
+            cuts = self._refined(self._kept(unit), opens, cuts, later)
+        shared["host_surprise"], shared["host_opens"] = torch.cat([known, new])[None], torch.cat([opens, cuts])[None]
 
-    def _refined(self, full: list[State], opens: Tensor, cuts: Tensor) -> Tensor:
+    def _refined(self, full: list[State], opens: Tensor, cuts: Tensor, later: int) -> Tensor:
         """The chunk's cuts [T], moved; the last event before the chunk takes part, its opening stays."""
         T = len(cuts)
         last = opens.nonzero().flatten()[-1:].tolist()
         extra = min(len(opens) - last[0] if last else 0, self.max_event_tokens)
-        keys = torch.stack(
-            [state["keys"][0, :, -(T + extra) :] for state in full[self.refine_from_layer :] or full[-1:]]
-        )
+        end = full[0]["keys"].shape[2] - later
+        start = max(end - T - extra, 0)
+        keys = torch.stack([state["keys"][0, :, start:end] for state in full[self.refine_from_layer :] or full[-1:]])
         places = [int(place) + extra for place in cuts.nonzero().flatten()]
         moved = [
             place - extra
@@ -156,12 +236,13 @@ class EMLLM(ContextMemory):
         found[[place for place in moved if 0 <= place < T]] = True
         return found
 
-    def _pack(self, full: list[State], known: Tensor, opens: Tensor) -> tuple[Tensor, Tensor]:
-        """Move tokens beyond the window into the first tokens, then event by event to host memory."""
-        before = known.shape[0]
+    def _pack(self, unit: Unit) -> None:
+        """Move tokens beyond the window into the first tokens, and then event by event to host memory."""
+        full, shared = self._kept(unit), unit.shared
+        known, opens = shared["host_surprise"][0], shared["host_opens"][0]
         for state in full:
             keep_first(state, self.num_first_tokens, self.window_tokens)
-        left = before - full[0]["keys"].shape[2]
+        left = known.shape[0] - full[0]["keys"].shape[2]
         known, opens = known[left:], opens[left:]
         lengths = pieces(
             opens.nonzero().flatten().tolist(),
@@ -178,7 +259,7 @@ class EMLLM(ContextMemory):
                 _rows(keys, lengths, 0.0), _rows(mass, lengths, -torch.inf), self.num_representatives
             )
             append(state, "representatives", vectors[None])
-        return known[packed:], opens[packed:]
+        shared["host_surprise"], shared["host_opens"] = known[packed:][None], opens[packed:][None]
 
     def report(self, unit: Unit) -> dict[str, Any]:
         """Events in host memory, in each layer alike."""

@@ -7,6 +7,9 @@ and no angle is larger than the window. A token is near for a query within `wind
 The layer's state holds `keys`, `values` [B, G, R, D] of the recent tokens, `mass` [B, H, R], the attention that each got
 from the queries in whose window it was, in float32, and `first_keys`, `first_values`, the first tokens of the stream.
 
+`BlockMemory` is the base of policies that attend so, and fetch what is far by look-ups; `near_and_far` is their attention, and
+far_ring.py does the same for single tokens in place.
+
 `place_keys` and `place_queries` are the same thing for policies that keep far keys turned, with true distances as a choice.
 
 Shapes: B rows, H query heads, G key-value heads, T new tokens, R recent tokens, F far tokens, D head size.
@@ -15,14 +18,93 @@ Shapes: B rows, H query heads, G key-value heads, T new tokens, R recent tokens,
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from recollect.context.attention import Part, attend, band
-from recollect.context.cache import Layer, State
+from recollect.context.cache import Layer, State, Unit
+from recollect.context.policy import ContextMemory
+
+if TYPE_CHECKING:
+    from recollect.context.far_ring import FarRing, Shelf
+    from recollect.context.rotary import Rotary
 
 Far = tuple[Tensor, Tensor, Tensor | None]  # keys [B, G, F, D], turned, values [B, G, F, D], mask [B, 1, 1, F] or None
+
+
+class BlockMemory(ContextMemory):
+    """Base of policies that keep a window and the first tokens, pack away what is older, and fetch some of it by look-ups."""
+
+    num_first_tokens: int
+    window_tokens: int
+    look_up_tokens: int  # tokens that are decoded with what one look-up chose
+    run_tokens: int  # as many beyond the window are packed away while decoding
+    shelf_tokens: int  # room for what is fetched
+
+    def choose(self, layer: Layer, queries: Tensor) -> Tensor | None:
+        """What a look-up with queries [B, H, T, D], not turned, finds [B, n]; None where there is nothing yet."""
+        raise NotImplementedError
+
+    def sizes(self, layer: Layer) -> Tensor:
+        """Tokens of each thing that can be chosen [N], in host memory."""
+        raise NotImplementedError
+
+    def recall(self, layer: Layer, queries: Tensor) -> tuple[Tensor | None, bool]:
+        """(what to attend to [B, n] or None, whether it was looked up for this chunk)."""
+        alone = queries.shape[2] == 1
+        known = chosen_before(layer, self.look_up_tokens) if alone else None
+        if known is not None:
+            return known, False
+        chosen = self.choose(layer, queries)
+        keep_chosen(layer.state, chosen if alone else None, layer.num_read, self.look_up_tokens)
+        return chosen, True
+
+    def fetch_into(self, layer: Layer, shelf: Shelf, chosen: Tensor) -> None:
+        """Bring what was chosen [B, n] onto the shelf, and say there what is seen."""
+        raise NotImplementedError
+
+    def credit(self, layer: Layer, shelf: Shelf, weights: Tensor) -> None:
+        """Note the attention [B, H, 1, F] that the shelf got from the token that looked up."""
+
+    def after_step(self, unit: Unit, input_ids: Tensor, logits: Tensor) -> None:
+        """Note a token that was decoded in place; what to do with it can wait until the run ends."""
+
+    def after_run(self, unit: Unit) -> None:
+        """Take up what `after_step` noted, and pack away what is ready, when the state of the unit is whole again."""
+        raise NotImplementedError
+
+    def can_run(self, unit: Unit) -> bool:
+        """Whether the unit's tokens can be decoded in place: its window is full, and there is something to look up."""
+        least = self.window_tokens
+        return self.run_tokens <= least and all(
+            "representatives" in state
+            and least <= state["keys"].shape[2] < least + self.run_tokens
+            and ("first_keys" in state or not self.num_first_tokens)
+            for state in unit.layers
+        )
+
+    def room(self, unit: Unit, rotary: Rotary, layer_type: str | None) -> FarRing | None:
+        """Buffers in which the unit's next tokens are decoded in place (far_ring.py)."""
+        from recollect.context.far_ring import FarRing
+
+        return FarRing(self, unit, rotary, layer_type) if self.shelf_tokens and self.can_run(unit) else None
+
+
+def chosen_before(layer: Layer, every: int) -> Tensor | None:
+    """What the last single token that looked up chose [B, n], while fewer than `every` were read since; else None."""
+    known = layer.state.get("host_chosen")
+    return known if known is not None and layer.num_read - int(layer.state["host_chosen_at"][0]) < every else None
+
+
+def keep_chosen(state: State, chosen: Tensor | None, at: int, every: int) -> None:
+    """Note what a single token chose after `at` tokens were read; forget it where it will not be used again."""
+    for name in ("host_chosen", "host_chosen_at"):
+        state.pop(name, None)
+    if chosen is not None and every > 1:
+        state["host_chosen"] = chosen.cpu()
+        state["host_chosen_at"] = torch.full((len(chosen),), at)
 
 
 def near_and_far(
@@ -37,8 +119,8 @@ def near_and_far(
     state, T = layer.state, queries.shape[2]
     known = state["keys"].shape[2] if "keys" in state else 0
     if known:
-        keys = torch.cat([state["keys"], keys], dim=2)
-        values = torch.cat([state["values"], values], dim=2)
+        keys = torch.cat([state["keys"].to(keys), keys], dim=2)  # the model may have been moved
+        values = torch.cat([state["values"].to(values), values], dim=2)
     R, device = keys.shape[2], keys.device
     places = torch.arange(R, device=device)
     near = Part(
@@ -48,7 +130,7 @@ def near_and_far(
     turned = far_queries(layer, queries, window)
 
     def add(far_keys: Tensor, far_values: Tensor, mask: Tensor | None) -> None:
-        parts.append(Part(turned, place_keys(layer, far_keys, 0, window - 1), far_values, mask))
+        parts.append(Part(turned, place_keys(layer, far_keys.to(keys), 0, window - 1), far_values.to(keys), mask))
 
     if R - window > 0:  # recent, but beyond the window of some query of the chunk
         left = slice(0, R - window)
@@ -61,7 +143,7 @@ def near_and_far(
     output, weights = attend(parts, layer)
     mass = weights[0].detach().sum(dim=2)
     if known:
-        mass[..., :known] += state["mass"]
+        mass[..., :known] += state["mass"].to(mass.device)
     state["keys"], state["values"], state["mass"] = keys, values, mass
     return output, weights[-1] if fetched is not None else None
 

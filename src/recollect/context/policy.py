@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from recollect.context.attach import Attached
     from recollect.context.attention import Window
     from recollect.context.cache import Layer, Unit
+    from recollect.context.in_place import Room
+    from recollect.context.rotary import Rotary
 
 
 @dataclass
@@ -74,6 +76,13 @@ class ContextMemory:
     def window(self) -> Window | None:
         """The window that is all a token attends to, for a policy that has one: decoding then runs in place (ring.py)."""
         return None
+
+    def room(self, unit: Unit, rotary: Rotary, layer_type: str | None) -> Room | None:
+        """Memory in which the unit's next tokens can be decoded in place (in_place.py); None where that cannot be yet."""
+        from recollect.context.ring import Ring
+
+        window = self.window()
+        return Ring(window, unit, rotary, layer_type) if window is not None and Ring.full(unit, window) else None
 
     def begin_turn(self, unit: Unit) -> None:
         """Called before an input of more than one token is read."""

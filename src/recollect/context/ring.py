@@ -6,9 +6,8 @@ once, to its place in the stream, by the model itself, and stays; only the few s
 for every token. A step then overwrites one slot, runs the same kernels on the same memory each time, and is recorded on a
 GPU as a CUDA graph, which is replayed without Python.
 
-A ring is begun at the first single token after the window has filled, and ended by whatever else is done with the memory
-(a longer input, saving, beams, a look at its state): `settle` writes its content back, as `sink_window` would have left it.
-The output equals that of `sink_window` up to rounding.
+A ring is begun at the first single token after the window has filled (in_place.py); its output equals that of `sink_window`
+up to rounding.
 
 Cost: the window's keys and values once more, beside the state that `sink_window` keeps.
 
@@ -25,25 +24,23 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from recollect.context.attention import Window
+from recollect.context.in_place import Room
 from recollect.context.rotary import Rotary
 
 if TYPE_CHECKING:
-    from recollect.context.cache import MemoryCache, Unit
+    from recollect.context.cache import Unit
 
 RUN_TOKENS = 1 << 15  # after so many the places are counted anew, so that angles stay exact
-RECORD_AFTER = 3  # steps without a graph first, in which libraries make what they need
 
 
-class Ring:
-    """The window of all layers of one unit; lives as long as the policy is attached, and serves one memory at a time.
-
-    `rotary` is the ring's own, so that a graph may go on reading its tables; `layer_type` is that of all layers.
-    """
+class Ring(Room):
+    """The window of all layers of one unit."""
 
     def __init__(self, window: Window, unit: Unit, rotary: Rotary, layer_type: str | None):
+        super().__init__(rotary, layer_type)
         state, L = unit.layers[0], len(unit.layers)
         B, G, W, D = state["window_keys"].shape
-        self.window, self.rotary, self.layer_type = window, rotary, layer_type
+        self.window = window
         self.num_sinks = N = state["sink_keys"].shape[2] if window.place_sinks is not None and window.num_sinks else 0
         with torch.inference_mode(False):  # else they could not be overwritten outside of that mode
             options = {"dtype": state["window_keys"].dtype, "device": state["window_keys"].device}
@@ -56,10 +53,6 @@ class Ring:
             assert window.place_sinks is not None
             query, sinks, _ = window.place_sinks(self.place + (1 << 30), torch.arange(N, device=self.place.device))
             self.distance = query - sinks
-        self.held: tuple[MemoryCache, Unit] | None = None  # whose newest state this is
-        self.num_steps = self.num_eager = 0
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._ids = self._logits = self.place
         self._overwritten: list[tuple[Tensor, Tensor]] = []
 
     @property
@@ -68,12 +61,16 @@ class Ring:
         return self.num_sinks + self.window.tokens + RUN_TOKENS
 
     def fits(self, unit: Unit) -> bool:
-        """Whether the unit's rows are as many as the ring's."""
-        return unit.layers[0]["window_keys"].shape[0] == self.keys.shape[1]
+        """Whether the unit's window is full, and its rows are as many as the ring's."""
+        return self.full(unit, self.window) and unit.layers[0]["window_keys"].shape[0] == self.keys.shape[1]
 
-    def begin(self, memory: MemoryCache, unit: Unit) -> None:
-        """Take over a unit's full window; what another memory had here is written back to it."""
-        self.settle()
+    @staticmethod
+    def full(unit: Unit, window: Window) -> bool:
+        """Whether a unit's window is full and all of its sinks have left it, so that nothing about its shape changes more."""
+        return unit.num_read >= window.tokens + (window.num_sinks if window.place_sinks is not None else 0)
+
+    def enter(self, unit: Unit) -> None:
+        """Take over a unit's full window."""
         N, W = self.num_sinks, self.window.tokens
         places = torch.arange(N, N + W, device=self.place.device)
         for index, state in enumerate(unit.layers):
@@ -83,15 +80,10 @@ class Ring:
                 self.sinks[index], self.values[index, :, :, :N] = state["sink_keys"], state["sink_values"]
         self.place.fill_(N + W)
         self.slot.zero_()
-        self.held, self.num_steps = (memory, unit), 0
-        memory.ring = self
+        self.num_steps = 0
 
-    def settle(self) -> None:
-        """Write the window back to the memory that it belongs to, and let go of it."""
-        if self.held is None:
-            return
-        memory, unit = self.held
-        self.held = memory.ring = None
+    def leave(self, unit: Unit) -> None:
+        """Write the window back."""
         N, W = self.num_sinks, self.window.tokens
         new = torch.arange(max(self.num_steps - W, 0), self.num_steps, device=self.place.device)
         for index, state in enumerate(unit.layers):
@@ -119,33 +111,17 @@ class Ring:
         """
         if self.num_steps == RUN_TOKENS and self.held is not None:
             self.begin(*self.held)
-        if self._graph is None and self.num_eager >= RECORD_AFTER and ids.is_cuda:
-            self._record(forward, ids)
-        if self._graph is not None:
-            self._ids.copy_(ids)
-            self._graph.replay()
-            logits = self._logits.clone()
-        else:
-            self._overwritten = []
-            try:
-                logits = forward(ids)
-            except BaseException:
-                for room, old in reversed(self._overwritten):
-                    room.index_copy_(2, self.slot + self.num_sinks, old)
-                raise
-            self.num_eager += 1
+        self._overwritten = []
+        try:
+            logits = self.recorded(forward, ids)
+        except BaseException:
+            for room, old in reversed(self._overwritten):
+                room.index_copy_(2, self.slot + self.num_sinks, old)
+            raise
         self.num_steps += 1
         self.place += 1
         self.slot.add_(1).remainder_(self.window.tokens)
         return logits
-
-    def _record(self, forward: Callable[[Tensor], Tensor], ids: Tensor) -> None:
-        """Record a step; nothing is computed yet. The memory of the graph is its own."""
-        self._ids, self._overwritten = ids.clone(), []
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._logits = forward(self._ids)
-        self._graph, self._overwritten = graph, []
 
     def attend(self, index: int, queries: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
         """Attention of one token of each row in layer `index`, [B, H, 1, D]; queries and keys were turned by `turn`."""
@@ -165,8 +141,3 @@ class Ring:
     def nbytes(self) -> int:
         """Bytes on the device."""
         return sum(each.nbytes for each in (self.keys, self.values, self.sinks))
-
-
-def full(unit: Unit, window: Window) -> bool:
-    """Whether a unit's window is full and all of its sinks have left it, so that nothing about its shape changes more."""
-    return unit.num_read >= window.tokens + (window.num_sinks if window.place_sinks is not None else 0)

@@ -60,15 +60,17 @@ class Attention(StateLayer):
         plain = q
         q, k = rotate(q, places, self.rope_base), rotate(k, places, self.rope_base)
         keys, values = torch.cat([state["keys"], k], 1), torch.cat([state["values"], v], 1)
-        S = keys.shape[1]
+        S, size = keys.shape[1], q.shape[-1]
         alone = S == T and self.window_tokens is None and self.persistent is None
-        mask = None if alone else self._mask(T, S, state, x.device)
-        seen_keys, seen_values = keys, values
-        size = q.shape[-1]
+        seen_keys, seen_values, mask = keys, values, None
+        if self.window_tokens is not None and self.window_tokens < T:
+            q, plain, seen_keys, seen_values, mask = self._in_blocks(q, plain, keys, values, state)
+        elif not alone:
+            mask = self._mask(T, S, state, x.device)
         if self.persistent is not None:  # before all others, and met without rotation, in dimensions of their own
-            fixed = self.project(self.persistent).unflatten(-1, (3, self.num_heads, -1)).expand(len(x), -1, -1, -1, -1)
-            q, seen_values = torch.cat([q, plain], -1), torch.cat([fixed[:, :, 2], values], 1)
-            seen_keys = torch.cat([F.pad(fixed[:, :, 1], (size, 0)), F.pad(keys, (0, size))], 1)
+            fixed = self.project(self.persistent).unflatten(-1, (3, self.num_heads, -1)).expand(len(q), -1, -1, -1, -1)
+            q, seen_values = torch.cat([q, plain], -1), torch.cat([fixed[:, :, 2], seen_values], 1)
+            seen_keys = torch.cat([F.pad(fixed[:, :, 1], (size, 0)), F.pad(seen_keys, (0, size))], 1)
             mask = F.pad(mask, (fixed.shape[1], 0), value=True) if mask is not None else None
         y = F.scaled_dot_product_attention(
             q.transpose(1, 2),
@@ -78,9 +80,10 @@ class Attention(StateLayer):
             is_causal=alone,
             scale=size**-0.5,
         )
+        y = y.transpose(1, 2).reshape(len(x), -1, self.dim)[:, :T]
         kept = 0 if self.window_tokens is None else max(0, S - self.window_tokens)
         new |= {"keys": keys[:, kept:], "values": values[:, kept:], "read": state["read"] + T, "start": state["start"]}
-        return self.out(y.transpose(1, 2).flatten(2)), new
+        return self.out(y), new
 
     def _mask(self, T: int, S: int, state: State, device: torch.device) -> Tensor:
         """[B, 1, T, S]: whether a new token sees a kept or new one."""
@@ -89,6 +92,29 @@ class Attention(StateLayer):
         near = own >= column if self.window_tokens is None else (own >= column) & (own - column < self.window_tokens)
         first = state["start"] - state["read"] + S - T  # the column that a row remembers from
         return near & (column >= first[:, None, None, None])
+
+    def _in_blocks(
+        self, q: Tensor, plain: Tensor, keys: Tensor, values: Tensor, state: State
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """All in blocks of W new tokens, rows of a larger batch: queries [B N, W, H, K], keys and values of the block and of
+        the one before it [B N, 2 W, H, K], and who sees whom [B N, 1, W, 2 W]. Linear in T, where `_mask` is T times S."""
+        W, T, kept = self.window_tokens or 0, q.shape[1], keys.shape[1] - q.shape[1]
+        N, after = -(-T // W), -T % W
+
+        def own(x: Tensor) -> Tensor:
+            return F.pad(x, (0, 0, 0, 0, 0, after)).reshape(-1, W, *x.shape[2:])
+
+        def near(x: Tensor) -> Tensor:
+            x = F.pad(x, (0, 0, 0, 0, W - kept, after)).unflatten(1, (N + 1, W))
+            return torch.cat([x[:, :-1], x[:, 1:]], 2).flatten(0, 1)
+
+        row, column = torch.arange(W, device=q.device)[:, None], torch.arange(2 * W, device=q.device)
+        first = (W + (state["start"] - state["read"]).clamp(min=-kept))[
+            :, None, None, None
+        ]  # a row remembers from here
+        place = W * torch.arange(N, device=q.device)[:, None, None] + column
+        seen = (column > row) & (column <= row + W) & (place >= first)  # [B, N, W, 2 W]
+        return own(q), own(plain), near(keys), near(values), seen.flatten(0, 1)[:, None]
 
     def reset(self, state: State, rows: Tensor) -> State:
         """See `StateLayer.reset`; the columns of what a row forgot stay, hidden."""

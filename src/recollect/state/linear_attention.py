@@ -74,8 +74,9 @@ class LinearAttention(StateLayer):
         if self.conv:
             projected, new["tail"] = self.conv(projected, state["tail"])
         q, k, v = (each.unflatten(-1, (self.num_heads, -1)) for each in projected.split(self.sizes, -1))
-        v = torch.cat([v.float(), torch.ones_like(v[..., :1], dtype=torch.float32)], -1)
         q, k = features(q, self.feature_map), features(k, self.feature_map)
-        y, new["memory"] = recurrence(q, k, v, state["memory"], chunk_tokens=self.chunk_tokens)
-        y = y[..., :-1] / (y[..., -1:] + 1e-6)
-        return self.out(y.flatten(2).to(x.dtype)), new
+        y, memory = recurrence(q, k, v, state["memory"][..., :-1], chunk_tokens=self.chunk_tokens)
+        total = state["memory"][:, None, ..., -1] + k.cumsum(1)  # [B, T, H, F]: the features up to each token
+        new["memory"] = torch.cat([memory, total[:, -1, ..., None]], -1)
+        y = y / ((q * total).sum(-1, keepdim=True) + 1e-6)
+        return self.out(y.flatten(2).to(x.dtype)), {"memory": new.pop("memory"), **new}

@@ -4,16 +4,17 @@ Remembers E separate sums of outer products, so that unrelated facts do not over
 writes. A memory that a token was not sent to does not even decay.
 
 Paper: MoM: Linear Sequence Modeling with Mixture-of-Memories, arXiv:2502.13685 (2025), section 3.
-Differs: the convolution before queries, keys and values runs over all tokens, not over those of each memory. All memories
-are run over all tokens with the writes of others masked, which the paper's kernel does with sorted tokens; same numbers.
-Cost: (E + 1) H K V float32 values a row; here O(E H K V) a token, k + 1 of E + 1 of it with a kernel that sorts.
+Differs: the convolution before queries, keys and values runs over all tokens, not over those of each memory. Tokens are
+sorted by memory as in the paper; all memories of all rows are as long as the longest.
+Cost: (E + 1) H K V float32 values a row; O((k + 1) H K V) a token where the router is balanced, O(E H K V) at most.
 
 Shapes: B rows, T tokens, H heads, K key size, V value size, E routed memories, M all memories, D width.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,20 @@ from recollect.state.scan import recurrence
 
 Update = Literal["linear", "decay", "delta", "gated-delta"]
 UPDATES = ("linear", "decay", "delta", "gated-delta")
+
+
+class Writes(NamedTuple):
+    """What tokens bring to some memories: zero rate and decay, or zero values, for the tokens that were not sent there."""
+
+    keys: Tensor  # [B, T, M, H, K]
+    values: Tensor  # [B, T, M, H, V]
+    share: Tensor  # [B, T, M, H]: what a token reads of a memory
+    log_decay: Tensor | None  # [B, T, M, H]
+    rate: Tensor | None  # [B, T, M, H]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Writes:
+        """Each of them changed by `function`."""
+        return Writes._make(None if each is None else function(each) for each in self)
 
 
 class MixtureOfMemories(StateLayer):
@@ -85,9 +100,9 @@ class MixtureOfMemories(StateLayer):
         projected = self.project(x)
         if self.conv:
             projected, new["tail"] = self.conv(projected, state["tail"])
-        H, M = self.num_heads, self.num_memories + self.shared
+        H, M, E = self.num_heads, self.num_memories + self.shared, self.num_memories
         q, k, v = F.silu(projected).split(self.sizes, -1)
-        q, k, v = q.unflatten(-1, (1, H, -1)), k.unflatten(-1, (M, H, -1)), v.unflatten(-1, (M, H, -1))
+        q, k, v = q.unflatten(-1, (H, -1)), k.unflatten(-1, (M, H, -1)), v.unflatten(-1, (M, H, -1))
         if self.delta:
             q, k = F.normalize(q.float(), dim=-1), F.normalize(k.float(), dim=-1)
         share = self.route(x)  # [B, T, M]: what a token reads of each memory; 0: it does not write there either
@@ -96,18 +111,56 @@ class MixtureOfMemories(StateLayer):
         log_decay = self._log_decay(x).unflatten(-1, (M, H)) * sent if self.forget else None
         if rate is None:
             v = v * sent[..., None]
-        flat = [None if each is None else each.flatten(2, 3) for each in (log_decay, rate)]
-        y, new["memory"] = recurrence(
-            q.expand(-1, -1, M, -1, -1).flatten(2, 3),
-            k.flatten(2, 3),
-            v.flatten(2, 3),
-            state["memory"],
-            *flat,
+        memory, writes = (
+            state["memory"].unflatten(1, (M, H)),
+            Writes(k, v, share[..., None].expand(-1, -1, -1, H), log_decay, rate),
+        )
+        if x.shape[1] > 1 and self.top_k < E:
+            y, memories = self._sorted(q, writes.map(lambda each: each[:, :, :E]), memory[:, :E])
+            if self.shared:
+                of_shared = self._masked(q, writes.map(lambda each: each[:, :, E:]), memory[:, E:])
+                y, memories = y + of_shared[0], torch.cat([memories, of_shared[1]], 1)
+        else:
+            y, memories = self._masked(q, writes, memory)
+        y = self.norm(y.to(x.dtype)).flatten(2)
+        return self.out(y * F.silu(self.gate(x))), {"memory": memories.flatten(1, 2), **new}
+
+    def _masked(self, q: Tensor, writes: Writes, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """(y [B, T, H, V], memories) of q [B, T, H, K] and memories [B, M, H, K, V] that are run over all tokens.
+
+        What `_sorted` must give.
+        """
+        M = memory.shape[1]
+        keys, values, share, log_decay, rate = writes.map(lambda each: each.flatten(2, 3))
+        y, after = recurrence(
+            q[:, :, None].expand(-1, -1, M, -1, -1).flatten(2, 3),
+            keys,
+            values,
+            memory.flatten(1, 2),
+            log_decay,
+            rate,
             chunk_tokens=self.chunk_tokens,
         )
-        y = (y.unflatten(2, (M, H)) * share[..., None, None]).sum(2)
-        y = self.norm(y.to(x.dtype)).flatten(2)
-        return self.out(y * F.silu(self.gate(x))), {"memory": new.pop("memory"), **new}
+        return (y * share[..., None]).unflatten(2, (M, -1)).sum(2), after.unflatten(1, (M, -1))
+
+    def _sorted(self, q: Tensor, writes: Writes, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """The same with each memory run over its own L tokens only, filled up with others, which write nothing."""
+        (B, E), sent = memory.shape[:2], writes.share[:, :, :, 0] > 0
+        L = int(sent.sum(1).max())
+        order = (~sent).byte().argsort(dim=1, stable=True)[:, :L]  # [B, L, E]: places of a memory's tokens, in turn
+
+        def rows(x: Tensor) -> Tensor:  # [B, T, E, ...] -> [B E, L, ...]
+            places = order.view(*order.shape, *[1] * (x.ndim - 3)).expand(-1, -1, -1, *x.shape[3:])
+            return x.gather(1, places).movedim(2, 1).flatten(0, 1)
+
+        keys, values, share, log_decay, rate = writes.map(rows)
+        asked = rows(q[:, :, None].expand(-1, -1, E, -1, -1))
+        y, after = recurrence(
+            asked, keys, values, memory.flatten(0, 1), log_decay, rate, chunk_tokens=self.chunk_tokens
+        )
+        y = (y * share[..., None]).unflatten(0, (B, E)).flatten(1, 2)  # [B, E L, H, V]
+        places = order.mT.flatten(1)[..., None, None].expand_as(y)
+        return y.new_zeros(*q.shape[:3], y.shape[-1]).scatter_add(1, places, y), after.unflatten(0, (B, E))
 
     def route(self, x: Tensor) -> Tensor:
         """[B, T, M]: the renormalised chances of the chosen memories, 0 for the others, and 1 for the shared one."""

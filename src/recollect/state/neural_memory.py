@@ -17,7 +17,6 @@ Shapes: B rows, T tokens, D width, H heads, d head size, L tokens of one chunk.
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 
 import torch
@@ -170,14 +169,14 @@ def read_and_write(
     Unrolled, W_t = keep_t W + carry_t S - sum_j G[t, j] u_j, where u_j = a_j^T e_j is the gradient of token j in a layer, a_j
     what came into the layer and e_j the error that went out. Then h W_t is attention of h over all a_j with values e_j.
     """
-    inputs, inner = [], k
+    inputs, products, inner = [], [], k
     for number, weight in enumerate(first):  # forward, at the chunk's first weights
         inputs.append(inner if number == 0 else F.gelu(inner))
         inner = inputs[-1] @ weight
+        products.append(inner)
     errors = [2 * (inner - v)]
     for number in range(len(first) - 1, 0, -1):  # backward
-        before = inputs[number - 1] @ first[number - 1]
-        errors.append((errors[-1] @ first[number].mT) * _gelu_slope(before))
+        errors.append(torch.ops.aten.gelu_backward(errors[-1] @ first[number].mT, products[number - 1]))
     errors.reverse()
     squares = [a.square().sum(-1) * e.square().sum(-1) for a, e in zip(inputs, errors, strict=True)]
     clip = (max_surprise * (torch.stack(squares).sum(0) + 1e-12).rsqrt()).clamp(max=1.0)[..., None]
@@ -212,8 +211,3 @@ def _ratios(logs: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]:
     """Products of exp(logs [B, H, L]): after j up to i, [B, H, i, j], zero for j > i; and from the start through i."""
     total = logs.cumsum(-1)
     return (total[..., :, None] - total[..., None, :]).masked_fill(~lower, -torch.inf).exp(), total.exp()
-
-
-def _gelu_slope(z: Tensor) -> Tensor:
-    """The derivative of GELU."""
-    return 0.5 * (1 + torch.erf(z / math.sqrt(2))) + z * torch.exp(-z * z / 2) / math.sqrt(2 * math.pi)

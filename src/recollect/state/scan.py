@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recollect.state import kernels
+
 Elements = tuple[Tensor, ...]
 
 
@@ -95,8 +97,10 @@ def recurrence(
 
     queries, keys [B, T, H, K]; values [B, T, H, V]; memory [B, H, K, V], kept in float32; log_decay [B, T, H]: log a_t, at
     most 0, None for a_t = 1; rate [B, T, H] in 0..1. The delta rule wants keys of length 1. Computed in float32, returned
-    as the values' type.
+    as the values' type; on a GPU by the fused kernels of `kernels.recurrence` where they fit.
     """
+    if (fused := kernels.recurrence(queries, keys, values, memory, log_decay, rate)) is not None:
+        return fused
     (B, T, H, _), kind = queries.shape, values.dtype
     C = min(chunk_tokens, T)
     pad = -T % C

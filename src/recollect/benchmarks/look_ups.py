@@ -1,0 +1,161 @@
+"""How much the look-ups of a block memory change from one to the next, and policies whose look-ups change at a given share.
+
+With random weights every look-up finds other blocks, and decoding copies nearly all of them from host memory; a trained model
+repeats itself. `measure` says how much, on a text; `repeating` lets the speed benchmark, whose weights are random, copy as much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from recollect.benchmarks.provenance import provenance
+from recollect.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from recollect.benchmarks.real_data import Where
+    from recollect.context.cache import Layer
+    from recollect.context.far import BlockMemory
+
+NUM_STEPS = 128
+EVERY = (1, 4, 16)
+
+
+def measure(
+    model: Any,
+    ids: Tensor,
+    policies: dict[str, BlockMemory],
+    every: Sequence[int] = EVERY,
+    num_steps: int = NUM_STEPS,
+    progress: Callable[[str], None] = lambda what: None,
+) -> dict[str, Any]:
+    """Decode the last `num_steps` tokens of a text [1, T] with one look-up for `every` tokens; one plain JSON object.
+
+    A row has, for each policy and number of tokens, `changed`, the share of what a look-up chose (blocks or events) that the
+    look-up before it did not choose, and `copied`, the share of the chosen tokens that had to be copied from host memory.
+    The text stands in for what the model would write. Raises InvalidInput for a text that is too short to look up in.
+    """
+    import torch
+
+    rows = []
+    for name, policy in policies.items():
+        for tokens in every:
+            progress(f"{name}, one look-up for {tokens} tokens")
+            seen: dict[int, list[set[int]]] = {}
+            watched = _watched(policy, tokens, seen)
+            with watched.attach(model) as memory, torch.no_grad():
+                memory.read(ids[:, :-num_steps])
+                seen.clear()
+                before = memory.stats()
+                for at in range(ids.shape[1] - num_steps, ids.shape[1]):
+                    model(ids[:, at : at + 1], cache=memory.memory)
+                after = memory.stats()
+            pairs = [pair for found in seen.values() for pair in pairwise(found)]
+            if not pairs:
+                raise InvalidInput(f"ids: {ids.shape[1]} tokens are too few to look up in twice; give a longer text.")
+            chosen, copied = (after[each] - before.get(each, 0) for each in ("tokens_chosen", "tokens_copied"))
+            rows.append(
+                {
+                    "method": name,
+                    "look_up_tokens": tokens,
+                    "changed": round(sum(len(new - old) / len(new) for old, new in pairs) / len(pairs), 4),
+                    "copied": round(copied / chosen, 4),
+                    "kept": after.get("blocks", after.get("events")),
+                    "settings": asdict(policy),
+                }
+            )
+    return {"benchmark": "look-ups", "tokens": ids.shape[1], "steps": num_steps, **provenance(), "rows": rows}
+
+
+def on_a_novel(where: Where, length: int, progress: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
+    """`measure` on `length` tokens of the longest novel of the valid split, with the checkpoint of a data folder.
+
+    Windows, blocks and events are as small as a model trained on a thousand tokens asks for: a window of 512 tokens, 96 blocks of
+    16 in a cache of 128, or events of at most 32 tokens.
+    """
+    from recollect.benchmarks.real_data import checkpoint, novels
+    from recollect.context.em_llm import EMLLM
+    from recollect.context.infllm import InfLLM
+
+    model, tokenizer = checkpoint(where, "float32" if where.device == "cpu" else None)
+    text = max(novels(where, "valid"), key=len)[: 12 * length]
+    ids = tokenizer(text, return_tensors="pt").input_ids[:, :length].to(where.device)
+    shape: dict[str, Any] = {"num_first_tokens": 16, "window_tokens": 512, "chunk_tokens": 128}
+    policies: dict[str, BlockMemory] = {
+        "infllm": InfLLM(**shape, block_tokens=16),
+        "em-llm": EMLLM(**shape, memory_tokens=768, min_event_tokens=4, max_event_tokens=32),
+    }
+    trained = {"layers": model.config.num_hidden_layers, "width": model.config.hidden_size}
+    return measure(model, ids, policies, progress=progress) | {"model": trained}
+
+
+def show(result: dict[str, Any], console: Any) -> None:
+    """Print a table: one line for each policy and number of tokens."""
+    from rich.table import Table
+
+    table = Table("method", "tokens a look-up", "changed", "copied")
+    for row in result["rows"]:
+        table.add_row(row["method"], str(row["look_up_tokens"]), f"{row['changed']:.0%}", f"{row['copied']:.0%}")
+    console.print(table)
+    console.print(
+        f"{result['steps']} tokens decoded after {result['tokens'] - result['steps']:,}. changed: share of what a look-up chose "
+        "that the one before did not; copied: share of its tokens that came from host memory."
+    )
+
+
+def _watched(policy: BlockMemory, every: int, seen: dict[int, list[set[int]]]) -> BlockMemory:
+    """The policy, noting what each look-up in each layer chose."""
+
+    class Watched(type(policy)):
+        def choose(self, layer: Layer, queries: Tensor) -> Tensor | None:
+            chosen = super().choose(layer, queries)
+            if chosen is not None:
+                seen.setdefault(layer.index, []).append(set(chosen[0].tolist()))
+            return chosen
+
+    return Watched(**asdict(policy) | {"look_up_tokens": every})
+
+
+def repeating(policy: BlockMemory, changed: float, seed: int = 0) -> BlockMemory:
+    """The policy, whose look-ups take as long as ever but find, when decoding, what they found before but for a share `changed`.
+
+    In the place of each of those comes one that was not chosen, drawn at random among those that are no longer. Raises
+    InvalidInput for a share that is none.
+    """
+    import torch
+
+    if not 0 <= changed <= 1:
+        raise InvalidInput(f"changed: {changed} is no share; use 0 to 1.")
+    generator, known = torch.Generator().manual_seed(seed), {}
+
+    class Repeating(type(policy)):
+        def choose(self, layer: Layer, queries: Tensor) -> Tensor | None:
+            found, before = super().choose(layer, queries), known.pop(layer.index, None)
+            if found is None or queries.shape[2] > 1:
+                return found
+            if before is not None and len(before) == len(found):
+                found = torch.stack([redrawn(row, self.sizes(layer), changed, generator) for row in before]).to(
+                    found.device
+                )
+            known[layer.index] = found.cpu()
+            return found
+
+    return Repeating(**asdict(policy))
+
+
+def redrawn(chosen: Tensor, sizes: Tensor, changed: float, generator: Any) -> Tensor:
+    """`chosen` [n] with a share of its places given to others, no larger by `sizes` [N] and not chosen now."""
+    import torch
+
+    chosen, free = chosen.clone(), torch.ones(len(sizes), dtype=torch.bool)
+    free[chosen] = False
+    for place in torch.randperm(len(chosen), generator=generator)[: round(changed * len(chosen))].tolist():
+        able = (free & (sizes <= sizes[chosen[place]])).nonzero().flatten()
+        if len(able):
+            chosen[place] = able[torch.randint(len(able), (1,), generator=generator)]
+            free[chosen[place]] = False
+    return chosen
