@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
+from recollect.catalogue import SYSTEMS
 from recollect.claims import cmt
 from recollect.claims.claim import Row, Setting, load
 
@@ -133,3 +137,13 @@ def test_cmt_is_measured_in_every_way_at_both_scales():
         rows = list(cmt.measure(Setting(scale=scale), lambda line: None, 2, (3,)))
         assert {row.name for row in rows} == set(HOLDS["cmt"])
         assert all(set(row.values) == {"right@3"} and 0 <= row.values["right@3"] <= 1 for row in rows)
+
+
+def test_the_claims_are_loaded_without_what_only_searching_text_needs():
+    modules = [entry.claim for entry in SYSTEMS if entry.home == "weights"]
+    lines = [
+        "import sys",
+        "sys.modules['Stemmer'] = sys.modules['usearch'] = None",
+        *(f"import {each}" for each in modules),
+    ]
+    subprocess.run([sys.executable, "-c", "; ".join(lines)], check=True, timeout=120)
