@@ -61,10 +61,10 @@ def test_look_ups_of_block_memories_change_as_they_are_told(monkeypatch):
     assert context_speed.looks_up("infllm")
     assert not context_speed.looks_up("lm-infinite")
     found = {}
-    for changed in (0.0, 0.5):
-        rows = context_speed.run(["infllm"], [512], settings={"infllm": small}, changed=changed, **TINY)["rows"]
+    for copied in (0.0, 0.5):
+        rows = context_speed.run(["infllm"], [512], settings={"infllm": small}, copied=copied, **TINY)["rows"]
         assert isinstance(InfLLM(**rows[1]["settings"]), InfLLM)
-        found[changed] = rows[1]["decode_tokens_copied"] / rows[1]["decode_tokens_chosen"]
+        found[copied] = rows[1]["decode_tokens_copied"] / rows[1]["decode_tokens_chosen"]
     # 20 tokens, one look-up for 4 of them, the first of which finds what it finds
     assert found[0.5] == pytest.approx(found[0.0] + 0.5 * 4 / 5)
 

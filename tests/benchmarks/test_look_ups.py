@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
 import torch
+from rich.console import Console
 
 from recollect.benchmarks import context_speed, look_ups
 from recollect.context.em_llm import EMLLM
@@ -36,7 +37,12 @@ def test_a_row_for_each_policy_and_number_of_tokens(model):
     for row in found["rows"]:
         assert 0 < row["copied"] < 1
         assert 0 < row["changed"] < 1
-    with pytest.raises(InvalidInput, match="ids: 20 tokens are too few"):
+        assert row["nats"] > 0
+        assert row["settings"]["look_up_tokens"] == row["look_up_tokens"]
+    console = Console(record=True, width=140)
+    look_ups.show(found, console)
+    assert "16 tokens decoded after 144" in console.export_text()
+    with pytest.raises(InvalidInput, match="ids: 20 tokens are too few to look up twice"):
         look_ups.measure(model, ids[:, :20], POLICIES, every=(1,), num_steps=4)
 
 
@@ -45,7 +51,8 @@ def test_a_row_for_each_policy_and_number_of_tokens(model):
 def test_look_ups_change_at_the_share_that_was_given(model, name, changed):
     policy = look_ups.repeating(POLICIES[name], changed)
     seen: dict[int, list[set[int]]] = {}
-    watched = look_ups._watched(policy, 2, seen)
+    watched = look_ups._watched(policy, seen)
+    watched.look_up_tokens = 2
     ids = torch.randint(3, 900, (1, 160))
     with watched.attach(model) as memory, torch.no_grad():
         memory.read(ids[:, :140])
@@ -70,5 +77,5 @@ def test_what_is_drawn_is_new_and_no_larger():
 
 
 def test_a_share_above_one_is_refused():
-    with pytest.raises(InvalidInput, match=r"changed: 1\.5 is no share"):
+    with pytest.raises(InvalidInput, match=r"copied: 1\.5 is no share"):
         look_ups.repeating(POLICIES["infllm"], 1.5)

@@ -120,6 +120,23 @@ def test_a_step_that_fails_changes_nothing(policy):
     assert (torch.cat(found, dim=1) - wanted).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("policy", [POLICIES[1], POLICIES[5]], ids=repr)
+def test_a_model_that_was_moved_is_noticed(policy, device):
+    ids, found = tokens(1, 50, device), []
+    for each in (plain(policy), policy):
+        model = make_model().to(device)
+        with each.attach(model) as memory:
+            memory.read(ids[:, :20])
+            before = one_by_one(model, ids[:, 20:31], memory)
+            held = memory._in_place._room
+            model.double()
+            found.append(torch.cat([before, one_by_one(model, ids[:, 31:], memory)], dim=1))
+            assert memory._in_place._room is not held or held is None
+    assert found[0].dtype == found[1].dtype == torch.float64
+    assert (found[0] - found[1]).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("policy", [POLICIES[1], POLICIES[5]], ids=repr)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_on_every_family(policy, family):

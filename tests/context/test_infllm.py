@@ -62,13 +62,12 @@ def stored(num_blocks: int = 6):
         state={
             "host_blocks": Growing(blocks),
             "representatives": Growing(torch.zeros(1, num_blocks, 1)),
-            "keys": torch.zeros(1, 1, 0, 1),
         }
     )
 
 
 def bring(policy, layer, *wanted):
-    slots = policy._bring(layer, torch.tensor([list(wanted)]))
+    slots = policy._bring(layer, torch.tensor([list(wanted)]), torch.zeros(1))
     keys, values, _ = policy._fetched(layer, slots)
     assert keys.flatten().tolist() == [float(block) for block in wanted for _ in range(3)] == values.flatten().tolist()
     layer.num_read += 1

@@ -4,7 +4,7 @@ Where kvpress is installed, its presses of the same methods can stand beside the
 asks for an older transformers than recollect does; `pip install --no-deps kvpress` and what it imports is enough.
 
 The model is a Llama of random weights; speed does not depend on them, but for what block memories copy: their look-ups can be
-made to change as much as those of a trained model (look_ups.py). Every policy reads one stream, and is stopped at each
+made to copy as much as those of a trained model (look_ups.py). Every policy reads one stream, and is stopped at each
 length for a few steps of decoding, after which the stream goes on as if they had not been. Full attention is transformers
 with PyTorch's fused attention: it reads each length anew in one piece, and decodes both with the cache that transformers
 takes by default, which copies all keys at every token, and with a static one, which does not. All ratios are to the better
@@ -87,7 +87,7 @@ def run(
     width: int = 4096,
     limits: dict[str, int] | None = None,
     settings: dict[str, dict[str, Any]] | None = None,
-    changed: float | None = None,
+    copied: float | None = None,
     limit_s: float = 120.0,
     seed: int = 0,
     progress: Progress = lambda what: None,
@@ -97,7 +97,7 @@ def run(
 
     A method stops growing when it runs out of memory, when it has taken `limit_s` seconds, or at its length in `limits`;
     what it did not reach has a row that says why. `settings` are those of policies that shall not have their defaults.
-    With `changed`, a look-up of a block memory finds other things than the one before in this share only (`repeating`).
+    With `copied`, only this share of what a look-up of a block memory finds has to be copied from host memory (`repeating`).
     `save` is given what there is after each method. Raises InvalidInput without lengths, Unavailable without the device.
     """
     import torch
@@ -115,7 +115,7 @@ def run(
     result: dict[str, Any] = {
         "benchmark": "context-speed",
         "model": {"type": "llama", "layers": num_layers, "width": width, "dtype": dtype},
-        **({} if changed is None else {"changed": changed}),
+        **({} if copied is None else {"copied": copied}),
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
         **provenance(),
     }
@@ -129,8 +129,8 @@ def run(
                 own = _peer(model, key, ids, reached, progress)
             else:
                 policy = _class(key)(**(settings or {}).get(key, {}))
-                if changed is not None and hasattr(policy, "look_up_tokens"):
-                    policy = repeating(policy, changed)
+                if copied is not None and hasattr(policy, "look_up_tokens"):
+                    policy = repeating(policy, copied)
                 own = _policy(model, key, policy, ids, reached, limit_s, progress)
             rows += own + [
                 {"method": key, "length": length, "why_not": "not asked for"} for length in lengths[len(reached) :]

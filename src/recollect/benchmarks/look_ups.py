@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from recollect.context.cache import Layer
     from recollect.context.far import BlockMemory
 
-NUM_STEPS = 128
-EVERY = (1, 4, 16)
+NUM_STEPS = 256
+EVERY = (1, 4, 16, 64)
 
 
 def measure(
@@ -36,38 +36,43 @@ def measure(
     """Decode the last `num_steps` tokens of a text [1, T] with one look-up for `every` tokens; one plain JSON object.
 
     A row has, for each policy and number of tokens, `changed`, the share of what a look-up chose (blocks or events) that the
-    look-up before it did not choose, and `copied`, the share of the chosen tokens that had to be copied from host memory.
-    The text stands in for what the model would write. Raises InvalidInput for a text that is too short to look up in.
+    look-up before it did not choose, `copied`, the share of the chosen tokens that had to be copied from host memory, and `nats`,
+    the mean -log P of the decoded tokens. The text stands in for what the model would write. Raises InvalidInput for a text that
+    is too short to look up in.
     """
     import torch
+    from torch.nn.functional import cross_entropy
 
     rows = []
     for name, policy in policies.items():
-        for tokens in every:
-            progress(f"{name}, one look-up for {tokens} tokens")
-            seen: dict[int, list[set[int]]] = {}
-            watched = _watched(policy, tokens, seen)
-            with watched.attach(model) as memory, torch.no_grad():
-                memory.read(ids[:, :-num_steps])
+        seen: dict[int, list[set[int]]] = {}
+        watched = _watched(policy, seen)
+        with watched.attach(model) as memory, torch.no_grad():
+            progress(f"{name}, reading")
+            memory.read(ids[:, :-num_steps])
+            for tokens in every:
+                progress(f"{name}, one look-up for {tokens} tokens")
+                watched.look_up_tokens, cache = tokens, memory.memory.copy()
                 seen.clear()
-                before = memory.stats()
-                for at in range(ids.shape[1] - num_steps, ids.shape[1]):
-                    model(ids[:, at : at + 1], cache=memory.memory)
-                after = memory.stats()
-            pairs = [pair for found in seen.values() for pair in pairwise(found)]
-            if not pairs:
-                raise InvalidInput(f"ids: {ids.shape[1]} tokens are too few to look up in twice; give a longer text.")
-            chosen, copied = (after[each] - before.get(each, 0) for each in ("tokens_chosen", "tokens_copied"))
-            rows.append(
-                {
-                    "method": name,
-                    "look_up_tokens": tokens,
-                    "changed": round(sum(len(new - old) / len(new) for old, new in pairs) / len(pairs), 4),
-                    "copied": round(copied / chosen, 4),
-                    "kept": after.get("blocks", after.get("events")),
-                    "settings": asdict(policy),
-                }
-            )
+                before = cache.stats()
+                logits = [model(ids[:, at : at + 1], cache=cache).logits for at in range(-num_steps, -1)]
+                after = cache.stats()
+                pairs = [pair for found in seen.values() for pair in pairwise(found)]
+                if not pairs:
+                    raise InvalidInput(f"ids: {ids.shape[1]} tokens are too few to look up twice; give a longer text.")
+                chosen, copied = (after[each] - before.get(each, 0) for each in ("tokens_chosen", "tokens_copied"))
+                nats = cross_entropy(torch.cat(logits, dim=1).flatten(0, 1).float(), ids[:, 1 - num_steps :].flatten())
+                rows.append(
+                    {
+                        "method": name,
+                        "look_up_tokens": tokens,
+                        "changed": round(sum(len(new - old) / len(new) for old, new in pairs) / len(pairs), 4),
+                        "copied": round(copied / chosen, 4),
+                        "nats": round(float(nats), 4),
+                        "kept": after.get("blocks", after.get("events")),
+                        "settings": asdict(policy) | {"look_up_tokens": tokens},
+                    }
+                )
     return {"benchmark": "look-ups", "tokens": ids.shape[1], "steps": num_steps, **provenance(), "rows": rows}
 
 
@@ -97,9 +102,10 @@ def show(result: dict[str, Any], console: Any) -> None:
     """Print a table: one line for each policy and number of tokens."""
     from rich.table import Table
 
-    table = Table("method", "tokens a look-up", "changed", "copied")
+    table = Table("method", "tokens a look-up", "changed", "copied", "nats a token")
     for row in result["rows"]:
-        table.add_row(row["method"], str(row["look_up_tokens"]), f"{row['changed']:.0%}", f"{row['copied']:.0%}")
+        shares = [f"{row[name]:.0%}" for name in ("changed", "copied")]
+        table.add_row(row["method"], str(row["look_up_tokens"]), *shares, f"{row['nats']:.3f}")
     console.print(table)
     console.print(
         f"{result['steps']} tokens decoded after {result['tokens'] - result['steps']:,}. changed: share of what a look-up chose "
@@ -107,7 +113,7 @@ def show(result: dict[str, Any], console: Any) -> None:
     )
 
 
-def _watched(policy: BlockMemory, every: int, seen: dict[int, list[set[int]]]) -> BlockMemory:
+def _watched(policy: BlockMemory, seen: dict[int, list[set[int]]]) -> BlockMemory:
     """The policy, noting what each look-up in each layer chose."""
 
     class Watched(type(policy)):
@@ -117,19 +123,19 @@ def _watched(policy: BlockMemory, every: int, seen: dict[int, list[set[int]]]) -
                 seen.setdefault(layer.index, []).append(set(chosen[0].tolist()))
             return chosen
 
-    return Watched(**asdict(policy) | {"look_up_tokens": every})
+    return Watched(**asdict(policy))
 
 
-def repeating(policy: BlockMemory, changed: float, seed: int = 0) -> BlockMemory:
-    """The policy, whose look-ups take as long as ever but find, when decoding, what they found before but for a share `changed`.
+def repeating(policy: BlockMemory, copied: float, seed: int = 0) -> BlockMemory:
+    """The policy, whose look-ups take as long as ever but find, when decoding, what they found before but for a share `copied`.
 
-    In the place of each of those comes one that was not chosen, drawn at random among those that are no longer. Raises
-    InvalidInput for a share that is none.
+    In the place of each of those comes one that was not chosen, drawn at random among those that are no longer, so that it has
+    to be copied. Raises InvalidInput for a share that is none.
     """
     import torch
 
-    if not 0 <= changed <= 1:
-        raise InvalidInput(f"changed: {changed} is no share; use 0 to 1.")
+    if not 0 <= copied <= 1:
+        raise InvalidInput(f"copied: {copied} is no share; use 0 to 1.")
     generator, known = torch.Generator().manual_seed(seed), {}
 
     class Repeating(type(policy)):
@@ -137,25 +143,26 @@ def repeating(policy: BlockMemory, changed: float, seed: int = 0) -> BlockMemory
             found, before = super().choose(layer, queries), known.pop(layer.index, None)
             if found is None or queries.shape[2] > 1:
                 return found
-            if before is not None and len(before) == len(found):
-                found = torch.stack([redrawn(row, self.sizes(layer), changed, generator) for row in before]).to(
-                    found.device
-                )
+            sizes = self.sizes(layer)
+            if before is not None and len(before) == len(found) and int(before.max()) < len(sizes):
+                rows = [redrawn(row, sizes, copied, generator) for row in before]
+                found = torch.stack(rows).to(found.device)
             known[layer.index] = found.cpu()
             return found
 
     return Repeating(**asdict(policy))
 
 
-def redrawn(chosen: Tensor, sizes: Tensor, changed: float, generator: Any) -> Tensor:
-    """`chosen` [n] with a share of its places given to others, no larger by `sizes` [N] and not chosen now."""
+def redrawn(chosen: Tensor, sizes: Tensor, share: float, generator: Any) -> Tensor:
+    """`chosen` [n] with a share of its places, as far as there are, given to others: no larger by `sizes` [N], not chosen now."""
     import torch
 
-    chosen, free = chosen.clone(), torch.ones(len(sizes), dtype=torch.bool)
-    free[chosen] = False
-    for place in torch.randperm(len(chosen), generator=generator)[: round(changed * len(chosen))].tolist():
-        able = (free & (sizes <= sizes[chosen[place]])).nonzero().flatten()
-        if len(able):
-            chosen[place] = able[torch.randint(len(able), (1,), generator=generator)]
-            free[chosen[place]] = False
-    return chosen
+    now, size, left = chosen.tolist(), sizes.tolist(), round(share * len(chosen))
+    held = set(now)
+    free = [each for each in torch.randperm(len(size), generator=generator).tolist() if each not in held]
+    for place in torch.randperm(len(now), generator=generator).tolist():
+        able = next((each for each in free if size[each] <= size[now[place]]), None) if left else None
+        if able is not None:
+            free.remove(able)
+            now[place], left = able, left - 1
+    return torch.tensor(now)

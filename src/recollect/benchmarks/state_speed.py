@@ -117,7 +117,7 @@ def run(
     dtype: str = "bfloat16",
     limit_s: float = 20.0,
     total_s: float = 240.0,
-    num_configs: int = 4,
+    num_configs: int = 3,
     seed: int = 0,
     progress: Progress = lambda what: None,
     save: Callable[[dict[str, Any]], None] = lambda result: None,

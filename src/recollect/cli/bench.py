@@ -370,9 +370,12 @@ def context(
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
     width: Annotated[int, typer.Option(help="Width of the model; a Llama 7B has 4096.")] = 4096,
     look_up_tokens: Annotated[int, typer.Option(min=1, help="Tokens that block memories decode with one look-up.")] = 1,
-    changed: Annotated[
+    copied: Annotated[
         float | None,
-        typer.Option(help="Share of a look-up that the one before did not find; default: as random weights have it."),
+        typer.Option(
+            help="Share of what a look-up finds that is copied from host memory, as `bench look-ups` has it; "
+            "default: as random weights have it."
+        ),
     ] = None,
     limit_s: Annotated[float, typer.Option(min=1, help="Seconds of reading after which a policy is stopped.")] = 120.0,
     results: Annotated[
@@ -396,7 +399,7 @@ def context(
             dtype,
             width,
             settings={key: {"look_up_tokens": look_up_tokens} for key in keys if bench.looks_up(key)},
-            changed=changed,
+            copied=copied,
             limit_s=limit_s,
             progress=lambda line: status.update(escape(line)),
             save=lambda found: None if results is None else write_json(found, results / "context-speed.json"),
@@ -580,7 +583,7 @@ def state_speed(
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
     limit_s: Annotated[float, typer.Option(min=1, help="Seconds at a length after which a layer is stopped.")] = 20.0,
     total_s: Annotated[float, typer.Option(min=1, help="Seconds after which no further measurement is begun.")] = 240.0,
-    configs: Annotated[int, typer.Option(min=1, help="Configurations among which fused kernels are tuned.")] = 4,
+    configs: Annotated[int, typer.Option(min=1, help="Configurations among which fused kernels are tuned.")] = 3,
     results: Annotated[Path | None, typer.Option("--results", help="Write state-speed.json into this folder.")] = None,
     plots: Annotated[Path | None, typer.Option("--plots", help="Draw the ratios into this folder.")] = None,
     json: Json = False,

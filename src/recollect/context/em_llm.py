@@ -7,8 +7,9 @@ in a queue for a while: recalling an episode makes it likelier to recall what fo
 
 Paper: Human-like Episodic Memory for Infinite Context LLMs, arXiv:2407.09450 (2024), section 3.
 Differs: the surprising token opens the event (the authors' code cuts one token before it), a cut may stay where it is when
-refined, and likeness is a cosine, so that modularity is defined. Generated tokens are cut by surprise too. Fetched events
-are copied from host memory at each look-up; there is no cache of them on the device and no disk tier.
+refined, and likeness is a cosine, so that modularity is defined. Generated tokens are cut by surprise too, and packed when the
+longest event is ready. Fetched events are copied from host memory at each look-up; when decoding, those that the look-up before
+fetched are not. One look-up may serve several decoded tokens. There is no disk tier.
 Cost: as InfLLM, with one vector an event; the logits of every token that is read.
 
 Shapes: one row; H query heads, G key-value heads, T new tokens, N events, S stored tokens, D head size.
@@ -103,7 +104,9 @@ class EMLLM(BlockMemory):
     def attend(self, layer: Layer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attend to near tokens and to recalled events; events are formed when the chunk is through all layers."""
         events, _ = self.recall(layer, queries)
-        return near_and_far(layer, queries, keys, values, self.window_tokens, lambda: self._fetch(layer, events))[0]
+        return near_and_far(layer, queries, keys, values, self.window_tokens, lambda: self._fetch(layer, events, keys))[
+            0
+        ]
 
     def choose(self, layer: Layer, queries: Tensor) -> Tensor | None:
         """The events to fetch [1, n], in host memory: the most similar ones, and their neighbours from the queue."""
@@ -111,13 +114,14 @@ class EMLLM(BlockMemory):
         if "representatives" not in state or not self.memory_tokens:
             return None
         mean = far_queries(layer, queries, self.window_tokens).mean(dim=2).flatten()  # [H * D]
-        ranked = (state["representatives"].tensor[0] @ mean).argsort(descending=True).tolist()
+        ranked = (state["representatives"].tensor[0].to(mean) @ mean).argsort(descending=True).tolist()
         lengths = state["host_events"].tensor[0].tolist()
         room = round(self.memory_tokens * self.contiguity)
         similar = fill(ranked, lengths, self.memory_tokens - room)
         beside = [place for event in similar for place in (event + 1, event - 1) if 0 <= place < len(lengths)]
         queue = state["host_queue"][0].tolist() if "host_queue" in state else []
-        fresh = [event for event in dict.fromkeys([*beside, *queue]) if event not in similar]
+        known = set(similar)
+        fresh = [event for event in dict.fromkeys([*beside, *queue]) if event not in known]
         kept: list[int] = []
         for event in fresh:
             if lengths[event] > room:
@@ -133,11 +137,11 @@ class EMLLM(BlockMemory):
         """The lengths of the events."""
         return layer.state["host_events"].tensor[0]
 
-    def _fetch(self, layer: Layer, events: Tensor | None) -> Far | None:
+    def _fetch(self, layer: Layer, events: Tensor | None, like: Tensor) -> Far | None:
         """Keys, turned, and values [1, G, F, D] of these events [1, n]."""
         if events is None or not events.numel():
             return None
-        keys, values = self._copied(layer, sorted(events[0].tolist()), layer.state["keys"])
+        keys, values = self._copied(layer, sorted(events[0].tolist()), like)
         return keys, values, None
 
     def _copied(self, layer: Layer, events: list[int], like: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,9 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recollect.context.attention import Part, joint_softmax, logits
 from recollect.context.cache import Layer, Unit
-from recollect.context.far import BlockMemory, chosen_before, far_queries, keep_chosen, place_keys
+from recollect.context.far import BlockMemory, chosen_before, keep_chosen, place_keys
 from recollect.context.in_place import Room
 from recollect.context.rotary import Rotary
 
@@ -66,9 +65,11 @@ class FarRing(Room):
             self.mass = torch.empty(L, B, state["mass"].shape[1], 1, S - self.far, device=options["device"])
             self.gained = torch.empty_like(self.mass)  # in this step
             self.seen = torch.zeros(L, B, 1, 1, S, dtype=torch.bool, device=options["device"])
+            self.bias = torch.zeros(self.seen.shape, **options)  # 0 where `seen`, else minus infinity
             self.place = torch.zeros(1, dtype=torch.long, device=options["device"])  # steps of the run before this one
             self.waiting = torch.zeros_like(self.place)  # tokens beyond the window when the run began
         self.at = self.place  # where this step's key goes
+        self.near_angles = self.far_angles = (self.keys, self.keys)  # of this step
         shelf = slice(self.first, self.far - self.run)
         self.shelves = [
             Shelf(keys[:, :, shelf], values[:, :, shelf], seen[:, 0, 0, shelf])
@@ -143,11 +144,17 @@ class FarRing(Room):
     def turn(self) -> None:
         """Move the borders of what this step may see; its queries and keys are turned in `attend`."""
         self.at = self.far + self.window + self.place
-        places = torch.arange(self.seen.shape[-1], device=self.place.device)
-        gone = (places >= self.far - self.run) & (places <= self.far - self.run + self.waiting + self.place)
-        self.seen[..., self.far - self.run :] = (
-            (gone & (places < self.far)) | ((places > self.far + self.place) & (places <= self.at))
-        )[self.far - self.run :]
+        places = torch.arange(self.far - self.run, self.seen.shape[-1], device=self.place.device)
+        gone = (places < self.far) & (places <= self.far - self.run + self.waiting + self.place)
+        self.seen[..., self.far - self.run :] = gone | ((places > self.far + self.place) & (places <= self.at))
+        self._hide(slice(None))
+        of = partial(self.rotary.angles, self.keys, length=self.window + self.run + 1, layer_type=self.layer_type)
+        self.near_angles = of(self.place + self.window)
+        self.far_angles = of(torch.full_like(self.place, self.window - 1))
+
+    def _hide(self, layers: slice) -> None:
+        """Let the scores of these layers be minus infinity where nothing may be seen."""
+        self.bias[layers].zero_().masked_fill_(~self.seen[layers], -torch.inf)
 
     def step(self, forward: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
         """Logits [B, 1, V] after one more token of each row, `ids` [B, 1]; `forward` runs the model on them.
@@ -184,23 +191,31 @@ class FarRing(Room):
             self.chosen[index] = chosen = self.policy.choose(layer, queries)
             assert chosen is not None  # as `can_run` said
             self.policy.fetch_into(layer, shelf, chosen)
-        place, length = self.place + self.window, self.window + self.run + 1
-        self.keys[index].index_copy_(2, self.at, layer.rotate(keys, place, length))
-        self.values[index].index_copy_(2, self.at, values)
-        self.new[index].index_copy_(2, self.place, keys)
-        cut, scores = self.far, []
-        for turned, side in (
-            (far_queries(layer, queries, self.window), slice(cut)),
-            (layer.rotate(queries, place, length), slice(cut, None)),
+            self._hide(slice(index, index + 1))
+        H, G, cut = queries.shape[1], keys.shape[1], self.far
+        near = self.rotary.turned(torch.cat([queries, keys], dim=1), *self.near_angles)
+        far = self.rotary.turned(queries, *self.far_angles)
+        for room, at, new in (
+            (self.keys, self.at, near[:, H:]),
+            (self.values, self.at, values),
+            (self.new, self.place, keys),
         ):
-            part = Part(turned, self.keys[index][:, :, side], self.values[index], self.seen[index][..., side])
-            scores.append(logits(part, scaling))
-        output, (weights,) = joint_softmax([torch.cat(scores, dim=-1)], [self.values[index]])
-        self.gained[index] = weights[..., cut:]
+            room[index].index_copy_(2, at, new)
+        sides = ((far, slice(cut)), (near[:, :H], slice(cut, None)))
+        scores = [
+            (turned * scaling).unflatten(1, (G, -1)).squeeze(3) @ self.keys[index][:, :, side].transpose(-1, -2)
+            for turned, side in sides
+        ]  # [B, G, H / G, S]
+        weights = torch.softmax(torch.cat(scores, dim=-1) + self.bias[index], dim=-1, dtype=torch.float32)
+        output = (weights.to(values.dtype) @ self.values[index]).flatten(1, 2)[:, :, None]
+        whole = weights.flatten(1, 2)[:, :, None]  # [B, H, 1, S]
+        self.gained[index] = whole[..., cut:]
         if self.looking:
-            self.policy.credit(layer, shelf, weights[..., self.first : cut - self.run])
+            self.policy.credit(layer, shelf, whole[..., self.first : cut - self.run])
         return output
 
     def nbytes(self) -> int:
         """Bytes on the device."""
-        return sum(each.nbytes for each in (self.keys, self.values, self.new, self.mass, self.gained, self.seen))
+        return sum(
+            each.nbytes for each in (self.keys, self.values, self.new, self.mass, self.gained, self.seen, self.bias)
+        )

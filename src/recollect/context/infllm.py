@@ -8,7 +8,8 @@ to the best `num_blocks`, which a device cache of `num_cached_blocks` slots keep
 Paper: InfLLM: Training-Free Long-Context Extrapolation for LLMs with an Efficient Context Memory, arXiv:2402.04617 (2024),
 section 3.
 Differs: a token that leaves the window within a chunk is seen once, by its true distance; the authors' code counts it
-twice for some queries. Scaled rotary positions stay scaled. Rows of a batch may be padded.
+twice for some queries. One look-up may serve several decoded tokens. Scaled rotary positions stay scaled. Rows of a batch
+may be padded.
 Cost: device: (first + window + cached) tokens and one key a head and block, a layer; host: every key and value. A token:
 O(window + num_blocks * block_tokens), and one product of heads * head size a block.
 
@@ -101,7 +102,7 @@ class InfLLM(BlockMemory):
     def attend(self, layer: Layer, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Look up, attend to near and far, then pack what has left the window."""
         chosen, anew = self.recall(layer, queries)
-        slots = self._bring(layer, chosen) if chosen is not None else None
+        slots = self._bring(layer, chosen, keys) if chosen is not None else None
         output, weights = near_and_far(
             layer, queries, keys, values, self.window_tokens, lambda: self._fetched(layer, slots)
         )
@@ -117,7 +118,7 @@ class InfLLM(BlockMemory):
         if vectors is None or not self.num_blocks:
             return None
         mean = far_queries(layer, queries, self.window_tokens).mean(dim=2).flatten(1)  # [B, H * D]
-        similarity = (vectors.tensor @ mean[..., None])[..., 0]  # [B, N]
+        similarity = (vectors.tensor.to(mean) @ mean[..., None])[..., 0]  # [B, N]
         chosen = similarity.topk(min(self.num_blocks, similarity.shape[1]), dim=1).indices
         layer.add(tokens_chosen=chosen.numel() * self.block_tokens)
         return chosen
@@ -126,12 +127,12 @@ class InfLLM(BlockMemory):
         """All blocks are alike."""
         return torch.full((layer.state["representatives"].tensor.shape[1],), self.block_tokens)
 
-    def _assigned(self, layer: Layer, table: State, chosen: Tensor) -> tuple[Tensor, list[Copy], State]:
+    def _assigned(self, layer: Layer, table: State, chosen: Tensor, like: Tensor) -> tuple[Tensor, list[Copy], State]:
         """Slots [B, K] for chosen blocks [B, K], what must be copied, and what `table` has to say when it is.
 
         Blocks that are in no slot come into the slots with the least scores, of which none is chosen now.
         """
-        B, device = len(chosen), layer.state["representatives"].tensor.device
+        B, device = len(chosen), like.device
         chosen = chosen.to(device)
         held, score = table.get("slot_block"), table.get("slot_score")
         if held is None or score is None:
@@ -156,17 +157,18 @@ class InfLLM(BlockMemory):
         turned = place_keys(layer, keys.flatten(0, 1)[None], 0, self.window_tokens - 1)
         return turned[0].unflatten(0, (len(copies), -1)), values
 
-    def _bring(self, layer: Layer, chosen: Tensor) -> Tensor:
-        """Copy chosen blocks that are in no slot into one; returns their slots [B, K].
+    def _bring(self, layer: Layer, chosen: Tensor, like: Tensor) -> Tensor:
+        """Copy chosen blocks that are in no slot into one, on the device and in the type of `like`; returns slots [B, K].
 
         On a GPU the copies run on a stream of their own; `_fetched` waits for them.
         """
-        state = layer.state
+        state, shape = layer.state, layer.state["host_blocks"].tensor.shape
         room = state.get("slots")
-        if room is None:
-            like, shape = state["keys"], state["host_blocks"].tensor.shape
+        if room is None or (room.dtype, room.device) != (like.dtype, like.device):  # none yet, or the model was moved
             room = like.new_zeros(shape[0], self.num_cached_blocks, *shape[2:])
-        slots, copies, table = self._assigned(layer, state, chosen)
+            for name in ("slot_block", "slot_score"):
+                state.pop(name, None)
+        slots, copies, table = self._assigned(layer, state, chosen, like)
         if copies:
             stream = _copy_stream(room.device)
             if stream:
@@ -208,7 +210,7 @@ class InfLLM(BlockMemory):
                 table.update(slot_block=state["slot_block"], slot_score=state["slot_score"])
             for name in ("slots", "slot_block", "slot_score"):
                 del state[name]
-        slots, copies, known = self._assigned(layer, table, chosen)
+        slots, copies, known = self._assigned(layer, table, chosen, keys)
         table.clear()  # what breaks off here leaves slots of which nothing is known
         if copies:
             rows, places, _ = torch.tensor(copies, device=keys.device).T

@@ -63,20 +63,21 @@ class Rotary:
         Scalings that depend on the length of the input (dynamic, LongRoPE) see `length`, so queries and keys that meet
         must be given the same one.
         """
-        return self._turned(x, *self.angles(x, positions, length, layer_type))
+        return self.turned(x, *self.angles(x, positions, length, layer_type))
 
     def rotate_back(self, x: Tensor, positions: Tensor, length: int, layer_type: str | None = None) -> Tensor:
         """What `rotate` made `x` [B, H, S, D] of, up to rounding."""
         cos, sin = self.angles(x, positions, length, layer_type)
         scale = cos * cos + sin * sin  # not 1 where a scaling stretches the vectors too
-        return self._turned(x, cos / scale, -sin / scale)
+        return self.turned(x, cos / scale, -sin / scale)
 
     def angles(self, x: Tensor, positions: Tensor, length: int, layer_type: str | None = None) -> tuple[Tensor, Tensor]:
         """(cosines, sines) [1, S, R] of `positions` [S], each from 0 to `length` - 1, in the type of `x`."""
         cos, sin = self._table(x, length, layer_type)
         return cos[positions][None], sin[positions][None]
 
-    def _turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """`x` [B, H, S, D] turned by angles that `angles` gave."""
         width = cos.shape[-1]
         turned, _ = self.apply(x[..., :width], x[:, :0, :, :width], cos, sin)
         return turned if width == x.shape[-1] else torch.cat([turned, x[..., width:]], dim=-1)

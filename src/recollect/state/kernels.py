@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from random import Random
 from typing import Any, NamedTuple
 
 import torch
@@ -55,7 +56,8 @@ def off() -> Iterator[None]:
 
 @contextmanager
 def tuned_among(num_configs: int) -> Iterator[None]:
-    """Kernels that are tuned within the block try this many of their configurations: ready sooner, perhaps slower.
+    """Kernels tuned within the block try their first configuration and others drawn at chance, so many in all: ready sooner,
+    perhaps slower.
 
     A kernel is tuned when it first meets a size, which takes minutes for a layer where all are tried.
     """
@@ -67,8 +69,8 @@ def tuned_among(num_configs: int) -> Iterator[None]:
     before = Autotuner.prune_configs
 
     def few(self: Any, given: dict[str, Any]) -> list[Any]:
-        configs = before(self, given)
-        return configs[:: max(1, len(configs) // num_configs)][:num_configs]
+        first, *others = before(self, given)
+        return [first, *Random(0).sample(others, min(num_configs - 1, len(others)))]
 
     Autotuner.prune_configs = few
     try:
