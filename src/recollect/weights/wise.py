@@ -13,7 +13,7 @@ forgets no group, so that any edit can be undone; the code drops groups once the
 units of the activations, so that it carries over between models; the paper's 1.0 is absolute. Margins are calibrated on
 random probes unless given. No weight decay, no replay of old edits.
 Cost: mask_ratio * |W| values a group, kept as they are; |W| values of each merged memory while the model is used; one more
-product of that size a token.
+product of that size a token. While an edit is learned, the blocks below the layer run once, not in every step.
 
 Shapes: B rows, T tokens, F width of the feed-forward layer, D of the model; tau [D, F].
 """
