@@ -236,14 +236,6 @@ def test_tables_are_shown(path):
         assert expected in shown
 
 
-def test_results_are_written_as_json(path, tmp_path):
-    result, _ = ask(path)
-    report.write_json(result, tmp_path / "results" / "locomo.json")
-    assert json.loads((tmp_path / "results" / "locomo.json").read_text(encoding="utf-8"))["num_questions"] == 3
-    with pytest.raises(InvalidInput, match=r"output: .* cannot be written"):
-        report.write_json(result, path / "locomo.json")
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

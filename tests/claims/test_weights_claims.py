@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
+from recollect.catalogue import SYSTEMS
 from recollect.claims import cmt, mac
 from recollect.claims.claim import Row, Setting, load
 
@@ -165,3 +169,13 @@ def test_mac_is_measured_in_every_way():
     assert set(found["MAC"]) == {"right@2", "right@4", "first 2@4", "right@4, groups", "MiB to train"}
     assert set(found["fine-tuning, one step a document"]) == {"right@2", "right@4", "first 2@4"}
     assert found["MAC"]["MiB to train"] < found["MAC, gradients through every document"]["MiB to train"]
+
+
+def test_the_claims_are_loaded_without_what_only_searching_text_needs():
+    modules = [entry.claim for entry in SYSTEMS if entry.home == "weights"]
+    lines = [
+        "import sys",
+        "sys.modules['Stemmer'] = sys.modules['usearch'] = None",
+        *(f"import {each}" for each in modules),
+    ]
+    subprocess.run([sys.executable, "-c", "; ".join(lines)], check=True, timeout=120)

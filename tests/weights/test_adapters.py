@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from recollect.benchmarks.digits import make_glyphs, small_vit
+from recollect.benchmarks.facts import tiny_decoder
 from recollect.errors import InvalidInput
 from recollect.weights.adapters import adapter_weights, add_adapters
 
@@ -39,11 +40,7 @@ def test_all_else_is_frozen_but_the_head():
 
 
 def test_they_fit_a_language_model():
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    model = LlamaForCausalLM(
-        LlamaConfig(vocab_size=16, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
-    ).eval()
+    model = tiny_decoder(16, width=16, inner=24, layers=1, heads=2).eval()
     ids = torch.arange(6)[None]
     with torch.no_grad():
         plain = model(ids).logits

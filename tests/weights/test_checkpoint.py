@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from recollect.errors import InvalidInput, NotFound
-from recollect.weights.checkpoint import load_tree, save_tree
+from recollect.weights.checkpoint import load_tree, read_tensors, save_tree
 
 
 def test_a_tree_comes_back_as_it_was(tmp_path):
@@ -49,3 +50,16 @@ def test_what_cannot_be_saved_or_read_is_refused(tmp_path):
     (tmp_path / "state.safetensors").write_bytes(b"broken")
     with pytest.raises(InvalidInput, match="cannot be read"):
         load_tree(tmp_path, "state")
+
+
+def test_tensors_are_read_with_the_plain_values_of_their_kind_or_refused(tmp_path):
+    path = tmp_path / "some.safetensors"
+    save_file({"x": torch.ones(2)}, path, {"bank": '{"next": 3}'})
+    tensors, plain = read_tensors(path, "a bank", "bank")
+    assert torch.equal(tensors["x"], torch.ones(2))
+    assert plain == {"next": 3}
+    assert read_tensors(path, "a bank")[1] is None
+    with pytest.raises(InvalidInput, match="does not hold an edit"):
+        read_tensors(path, "an edit", "edit")
+    with pytest.raises(NotFound, match="name one that a bank was saved to"):
+        read_tensors(tmp_path / "none", "a bank")

@@ -161,7 +161,7 @@ def test_what_was_learned_comes_back_from_its_file(model, tmp_path):
     again.write(DOCUMENTS)
     assert torch.equal(again.read(["bo likes"]).prefix, wanted)
     (tmp_path / "other").write_text("words")
-    with pytest.raises(InvalidInput, match="holds no compressor"):
+    with pytest.raises(InvalidInput, match="does not hold a compressor"):
         again.load(tmp_path / "other")
     with pytest.raises(NotFound, match="path: there is no file"):
         again.load(tmp_path / "none")
@@ -176,7 +176,7 @@ def test_what_cannot_be_used_is_said(model, tmp_path):
     with pytest.raises(NotFound, match="path: there is no file"):
         memory.bank.load(tmp_path / "none")
     (tmp_path / "other").write_text("words")
-    with pytest.raises(InvalidInput, match="holds no bank"):
+    with pytest.raises(InvalidInput, match="does not hold a bank"):
         memory.bank.load(tmp_path / "other")
     memory.write(["the sea"])
     memory.bank.save(tmp_path / "bank")

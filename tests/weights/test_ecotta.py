@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from recollect.benchmarks.digits import STYLES, Perceptron, ResidualNet, make_glyphs, pretrain
+from recollect.benchmarks.facts import tiny_decoder
 from recollect.errors import InvalidInput
 from recollect.weights.checkpoint import load_tree, save_tree
 from recollect.weights.ecotta import EcoTTA, entropy_of
@@ -121,11 +122,7 @@ def test_one_step_on_the_sum_adds_both_gradients(net, data):
 
 
 def test_a_language_model_starts_unchanged_and_adapts():
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    model = LlamaForCausalLM(
-        LlamaConfig(vocab_size=16, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
-    ).eval()
+    model = tiny_decoder(16, width=16, inner=24, layers=2, heads=2).eval()
     batch = {"input_ids": torch.arange(12).reshape(2, 6), "attention_mask": torch.ones(2, 6, dtype=torch.long)}
     with torch.no_grad():
         plain = model(**batch).logits

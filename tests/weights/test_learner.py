@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import TensorDataset
 
+from recollect.benchmarks.facts import tiny_decoder
 from recollect.errors import Conflict, InvalidInput, NotFound
 from recollect.weights.batches import local_cross_entropy, row_losses
 from recollect.weights.delta import Deltas
@@ -28,13 +29,7 @@ def sgd(parameters):
 
 
 def tiny_lm():
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return LlamaForCausalLM(
-            LlamaConfig(vocab_size=16, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
-        )
+    return tiny_decoder(16, width=16, inner=16, layers=1, heads=2)
 
 
 def text_task(name: str = "counting", rows: int = 8) -> MadeTask:

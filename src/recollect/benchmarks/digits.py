@@ -5,6 +5,8 @@ Shapes: N pictures, [N, 1, 8, 8] in [0, 1]; labels [N].
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -121,6 +123,67 @@ def pretrain(model: nn.Module, data: TensorDataset, num_epochs: int, rate: float
             optimizer.step()
             schedule.step()
     return model.eval()
+
+
+@dataclass(frozen=True)
+class KnownAndNew:
+    """A transformer pretrained on some made signs, and rows of others, labelled from 0, that it is to learn."""
+
+    shape: dict[str, int]
+    base: Any
+    train: TensorDataset
+    test: TensorDataset
+    num_new: int
+    device: str
+
+    def model(self, seed: int) -> Any:
+        """The pretrained transformer under a new head for the new signs, drawn by the seed."""
+        model = self.untaught(seed)
+        model.vit.load_state_dict(self.base.vit.state_dict())
+        return model
+
+    def untaught(self, seed: int) -> Any:
+        """The same with random weights."""
+        return small_vit(self.num_new, seed=seed, **self.shape).to(self.device)
+
+    def features(self, data: TensorDataset) -> Tensor:
+        """What the pretrained transformer makes of pictures [N, width]."""
+        with torch.no_grad():
+            return self.base.vit(pixel_values=data.tensors[0].to(self.device)).last_hidden_state[:, 0]
+
+    def class_means(self, prepare: Callable[[Tensor], Tensor] = lambda features: features) -> float:
+        """Accuracy of the nearest class mean of the frozen features, each prepared in this way, as are the means."""
+        seen, asked = (prepare(self.features(part)) for part in (self.train, self.test))
+        labels = self.train.tensors[1].to(self.device)
+        means = prepare(torch.stack([seen[labels == each].mean(0) for each in range(self.num_new)]))
+        far = torch.cdist(asked, means, compute_mode="donot_use_mm_for_euclid_dist")
+        return float((far.argmin(1).cpu() == self.test.tensors[1]).float().mean())
+
+
+def known_and_new(
+    known: int,
+    new: int,
+    full: bool,
+    seed: int = 0,
+    device: str = "cpu",
+    style_of: Callable[[int], str] = lambda label: "plain",
+) -> KnownAndNew:
+    """Pretrain on `known` made signs and hold `new` others, 60 rows each, a third to test on; each sign in its style.
+
+    `full`: a transformer of four layers of width 96, else of two of width 32.
+    """
+    shape = {"width": 96, "layers": 4, "heads": 4} if full else {"width": 32, "layers": 2, "heads": 2}
+    pictures, labels = make_glyphs(known + new, 60, seed=seed).tensors
+    for label in range(known + new):
+        pictures[labels == label] = STYLES[style_of(label)](pictures[labels == label])
+    old, held = labels < known, torch.arange(len(labels)) % 3 == 0
+    base = pretrain(
+        small_vit(known, seed=seed, **shape).to(device),
+        TensorDataset(pictures[old], labels[old]),
+        num_epochs=20 if full else 12,
+    )
+    train, test = (TensorDataset(pictures[~old & part], labels[~old & part] - known) for part in (~held, held))
+    return KnownAndNew(shape, base, train, test, new, device)
 
 
 def noisy_prototypes(data: TensorDataset, rows_a_class: int, noise: float = 0.4, seed: int = 0) -> TensorDataset:

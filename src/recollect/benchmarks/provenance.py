@@ -1,4 +1,4 @@
-"""What a result must say about where it came from: commit, machine, versions, time, and the data's hash.
+"""What a result must say about where it came from: commit, machine, versions, time, the data's hash; and writing it.
 
 Neither host names nor paths are recorded.
 """
@@ -6,16 +6,19 @@ Neither host names nor paths are recorded.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import recollect
+from recollect.errors import InvalidInput
 
 PACKAGES = (
     "numpy",
@@ -88,6 +91,16 @@ def sha256(path: str | Path) -> str:
             while block := stream.read(1 << 20):
                 total.update(block)
     return total.hexdigest()
+
+
+def write_json(result: Mapping[str, Any], path: str | Path) -> None:
+    """Write a result as indented JSON, folders made as needed; raises InvalidInput when it cannot be written."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InvalidInput(f"output: {path} cannot be written ({error.strerror}).") from None
 
 
 def _cpu_model() -> str:

@@ -1,10 +1,8 @@
-"""Show a benchmark's result as tables in the terminal, and write it as JSON."""
+"""Show a benchmark's result as tables in the terminal."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -12,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from recollect.benchmarks.retrieval import LEVELS
-from recollect.errors import InvalidInput
 
 _MEASURES = {
     "recall": "recall",
@@ -26,16 +23,6 @@ _LEGEND = (
     "all evidence; (LME): with LongMemEval's discount. BM25: the floor. chance: random order."
 )
 _SHOWN_KS = ("1", "5", "10", "25", "50")
-
-
-def write_json(result: Mapping[str, Any], path: str | Path) -> None:
-    """Write a result as indented JSON, folders made as needed; raises InvalidInput when it cannot be written."""
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InvalidInput(f"output: {path} cannot be written ({error.strerror}).") from None
 
 
 def show(result: Mapping[str, Any], console: Console | None = None) -> None:

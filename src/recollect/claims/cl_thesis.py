@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from statistics import mean
 from typing import Any
@@ -26,7 +26,7 @@ STRENGTHS = {MAS_: (0.1, 0.3, 1.0, 2.0), FREE: (0.5, 1.0, 2.0, 4.0)}
 MEMORY = 50  # rows
 
 
-def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
+def measure(setting: Setting, progress: Progress) -> Iterator[Row]:
     """Accuracy over all classes after a single pass over five tasks of two classes, batches of ten."""
     import torch
     from torch.utils.data import TensorDataset
@@ -41,7 +41,7 @@ def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
     from recollect.weights.streams import split_classes
 
     full = setting.scale == "full"
-    num_seeds, rows = (10, 500) if full else (5, 300)
+    num_seeds, rows = (8, 400) if full else (5, 300)
     digits, _ = load_digits()
 
     def stream_of(seed: int, uneven: bool) -> list[Any]:
@@ -104,7 +104,6 @@ def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
         **{name + UNEVEN: (memory[name], False, True) for name in (ER, GSS_)},
         "balanced replay" + UNEVEN: (lambda: BalancedReplay(MEMORY), False, True),
     }
-    found = []
     for name, (make, local, uneven) in arms.items():
         runs = []
         for seed in range(setting.seed, setting.seed + num_seeds):
@@ -113,8 +112,7 @@ def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
         values = over_seeds(runs)
         values |= {"strength": {MAS_: held, FREE: free}[name]} if name in STRENGTHS else {}
         systems = (MAS_, FREE, MIR_, GSS_, GATE, GSS_ + UNEVEN)
-        found.append(Row(name, "system" if name in systems else "baseline", values))
-    return found
+        yield Row(name, "system" if name in systems else "baseline", values)
 
 
 def decide(rows: Mapping[str, Row]) -> bool:

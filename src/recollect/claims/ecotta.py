@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from statistics import mean, stdev
 from typing import Any
@@ -23,52 +23,61 @@ KEPT = "EcoTTA, nothing computed again"
 CORRUPTIONS = [name for name in STYLES if name not in ("plain", "turned")]
 
 
-def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
+def measure(setting: Setting, progress: Progress) -> Iterator[Row]:
     """Errors on a stream of eight corruptions in rounds, clean accuracy after it, and bytes held for backward passes."""
-    import torch
-
     full = setting.scale == "full"
-    num_seeds, rounds, batches = (5, 10, 15) if full else (3, 5, 15)
+    rounds = 10 if full else 5
     train, test = load_digits()
     pictures, labels = (each.to(setting.device) for each in test.tensors)
-    runs: dict[str, list[dict[str, float]]] = {}
-    for seed in range(setting.seed, setting.seed + num_seeds):
-        progress(f"seed {seed}: training the source model")
+    seeds = range(setting.seed, setting.seed + 3)
+    sources = []
+    for seed in seeds:
+        progress(f"training the source model, seed {seed}")
         net = pretrain(ResidualNet(seed=seed).to(setting.device), train, num_epochs=8, rate=5e-3, seed=seed)
-        warm = _warmed(net, train, seed)
-        makers: dict[str, Callable[[Any], tuple[Any, Any]]] = {
-            FROZEN: _frozen,
-            STATISTICS: _batch_statistics,
-            TENT: _tent,
-            UNHELD: partial(_eco, warm=warm, strength=0.0),
-            SYSTEM: partial(_eco, warm=warm),
-            ONE_STEP: partial(_eco, warm=warm, two_steps=False),
-        }
-        for name, make in makers.items():
-            step, answer = make(copy.deepcopy(net))
-            source, errors = torch.Generator().manual_seed(seed), []
-            figures = {"clean before": _accuracy(answer, pictures, labels)}
-            for number in range(rounds):
-                progress(f"seed {seed}: {name}, round {number + 1}")
-                wrong = total = 0
-                for corruption in CORRUPTIONS:
-                    for _ in range(batches):
-                        rows = torch.randint(len(labels), (64,), generator=source).to(labels.device)
-                        logits = step([STYLES[corruption](pictures[rows])])
-                        wrong, total = wrong + int((logits.argmax(1) != labels[rows]).sum()), total + 64
-                errors.append(wrong / total)
-            figures |= {"error, round 1": errors[0], f"error, round {rounds}": errors[-1]}
-            runs.setdefault(name, []).append(figures | {"clean after": _accuracy(answer, pictures, labels)})
+        sources.append((seed, net, _warmed(net, train, seed)))
+    makers: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
+        FROZEN: lambda net, warm: _frozen(net),
+        STATISTICS: lambda net, warm: _batch_statistics(net),
+        TENT: lambda net, warm: _tent(net),
+        SYSTEM: lambda net, warm: _eco(net, warm=warm),
+        UNHELD: lambda net, warm: _eco(net, warm=warm, strength=0.0),
+        ONE_STEP: lambda net, warm: _eco(net, warm=warm, two_steps=False),
+    }
     memory = _memory(setting, pictures)
-    rows = []
-    last = f"error, round {rounds}"
-    for name, found in runs.items():
+    for name, make in makers.items():
+        found = []
+        for seed, net, warm in sources:
+            progress(f"{name}, seed {seed}")
+            found.append(_adapted(make(copy.deepcopy(net), warm), pictures, labels, rounds, seed))
         values = {key: mean(each[key] for each in found) for key in found[0]}
-        values = {("error, last round" if key == last else key): value for key, value in values.items()}
-        values |= {"sd": stdev(each[last] for each in found)} | memory.get(name, {})
-        rows.append(Row(name, "system" if name == SYSTEM else "baseline", values))
-    rows += [Row(name, "baseline", memory[name]) for name in memory if name not in runs]
-    return rows
+        values |= {"sd": stdev(each["error, last round"] for each in found)} | memory.get(name, {})
+        yield Row(name, "system" if name == SYSTEM else "baseline", values)
+    for name, values in memory.items():
+        if name not in makers:
+            yield Row(name, "baseline", values)
+
+
+def _adapted(way: tuple[Any, Any], pictures: Any, labels: Any, rounds: int, seed: int) -> dict[str, float]:
+    """Errors in the first and last round of a stream that a model adapts to, and clean accuracy before and after."""
+    import torch
+
+    step, answer = way
+    source, errors = torch.Generator().manual_seed(seed), []
+    before = _accuracy(answer, pictures, labels)
+    for _ in range(rounds):
+        wrong = total = 0
+        for corruption in CORRUPTIONS:
+            for _ in range(15):
+                rows = torch.randint(len(labels), (64,), generator=source).to(labels.device)
+                logits = step([STYLES[corruption](pictures[rows])])
+                wrong, total = wrong + (logits.argmax(1) != labels[rows]).sum(), total + 64
+        errors.append(float(wrong) / total)
+    return {
+        "clean before": before,
+        "error, round 1": errors[0],
+        "error, last round": errors[-1],
+        "clean after": _accuracy(answer, pictures, labels),
+    }
 
 
 def _warmed(net: Any, train: Any, seed: int) -> Any:

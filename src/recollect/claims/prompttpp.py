@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import mean
@@ -34,7 +34,7 @@ class _Regime:
     test: Any
 
 
-def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
+def measure(setting: Setting, progress: Progress) -> Iterator[Row]:
     """Nats an event on all regimes at the end; on the two that come back, just before they are learned again."""
     import torch
 
@@ -67,7 +67,7 @@ def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
         adam = partial(torch.optim.Adam, lr=3e-3)
         return Learner(model, methods, optimizer=adam, num_epochs=epochs, score=score, seed=seed)
 
-    runs: dict[str, list[dict[str, float]]] = {}
+    streams = []
     for seed in range(setting.seed, setting.seed + num_seeds):
         processes = [Hawkes.random(NUM_TYPES, 10 * seed + each) for each in range(4)]
         processes += processes[:2]  # the first two come back
@@ -76,32 +76,44 @@ def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
             for number, process in enumerate(processes)
             for test in [process.simulate(100, events, 100 * seed + 50 + number)]
         ]
-        for name, (pool, methods) in arms.items():
-            progress(f"seed {seed}: {name}")
-            learner = learner_of(seed, pool, methods())
-            figures = _stream(learner, regimes)
-            if name == SEQUENTIAL:
-                frozen = learner_of(seed, None, ())
-                frozen.learn(regimes[0], evaluate=regimes)
-                random = learner_of(seed, paper, ())
-                told = {"nats": mean(score(random, each) for each in regimes)}
-                runs.setdefault(UNTRAINED, []).append(told | {"information": _information(random, regimes[:4])})
-                runs.setdefault(FROZEN, []).append({"nats": mean(frozen.scores[-1].values())})
-            if pool:
-                figures["information"] = _information(learner, regimes[:4])
-            runs.setdefault(name, []).append(figures)
-        progress(f"seed {seed}: {ANEW}")
+        streams.append((seed, processes, regimes))
+
+    def learned(name: str, seed: int, regimes: Sequence[_Regime]) -> dict[str, float]:
+        pool, methods = arms[name]
+        learner = learner_of(seed, pool, methods())
+        figures = _stream(learner, regimes)
+        return figures | ({"information": _information(learner, regimes[:4])} if pool else {})
+
+    def untrained(seed: int, regimes: Sequence[_Regime]) -> dict[str, float]:
+        learner = learner_of(seed, paper, ())
+        nats = mean(score(learner, each) for each in regimes)
+        return {"nats": nats, "information": _information(learner, regimes[:4])}
+
+    def first_only(seed: int, regimes: Sequence[_Regime]) -> dict[str, float]:
+        return {"nats": mean(learner_of(seed, None, ()).learn(regimes[0], evaluate=regimes).values())}
+
+    def anew(seed: int, regimes: Sequence[_Regime]) -> dict[str, float]:
         own = [learner_of(seed, None, ()).learn(each, evaluate=[each])[each.name] for each in regimes]
-        runs.setdefault(ANEW, []).append({"nats": mean(own)})
-        true = [
+        return {"nats": mean(own)}
+
+    measured: dict[str, Callable[[int, Sequence[_Regime]], dict[str, float]]] = {
+        name: partial(learned, name) for name in arms
+    }
+    measured |= {UNTRAINED: untrained, FROZEN: first_only, ANEW: anew}
+    for name, measure_one in measured.items():
+        runs = []
+        for seed, _, regimes in streams:
+            progress(f"{name}, seed {seed}")
+            runs.append(measure_one(seed, regimes))
+        yield Row(name, "system" if name == SYSTEM else "baseline", over_seeds(runs, spread_of="nats"))
+    true = [
+        mean(
             -process.log_likelihood(regime.test.tensors["times"], regime.test.tensors["types"])
             for process, regime in zip(processes, regimes, strict=True)
-        ]
-        runs.setdefault(ORACLE, []).append({"nats": mean(true)})
-    return [
-        Row(name, "system" if name == SYSTEM else "baseline", over_seeds(each, spread_of="nats"))
-        for name, each in runs.items()
+        )
+        for _, processes, regimes in streams
     ]
+    yield Row(ORACLE, "baseline", over_seeds(({"nats": each} for each in true), spread_of="nats"))
 
 
 def _stream(learner: Any, regimes: Sequence[Any]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import mean
@@ -31,7 +31,7 @@ STEPS, GAMMAS = (1e-5, 1e-4, 1e-3), (1e-6, 1e-5, 1e-4)
 SHAKE = 0.3  # of each tensor's norm: how far weights are moved to measure flatness
 
 
-def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
+def measure(setting: Setting, progress: Progress) -> Iterator[Row]:
     """Accuracy over all classes after five tasks of two digits; flatness of what was found; paired over seeds."""
     import torch
     from scipy.stats import ttest_rel
@@ -109,24 +109,20 @@ def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
         LANGEVIN: lambda: (Langevin(step=gamma, fisher_rows=64),),
         NOISE: lambda: (NoiseAlone(step=gamma, fisher_rows=64),),
     }
-    found: dict[str, list[dict[str, float]]] = {}
+    plain: list[float] = []
     for name, make in arms.items():
+        runs = []
         for seed in seeds:
             progress(f"{name}, seed {seed}")
-            found.setdefault(name, []).append(stream(seed, *make()))
-    plain = [each["accuracy"] for each in found[PLAIN]]
-    rows = []
-    for name, runs in found.items():
-        values = over_seeds(runs)
-        if name != PLAIN:
-            values |= {"gain": values["accuracy"] - mean(plain)}
-            gains = ttest_rel([each["accuracy"] for each in runs], plain, alternative="greater")
-            values |= {
-                "p": float(gains.pvalue) if any(a["accuracy"] != b for a, b in zip(runs, plain, strict=True)) else 1.0
-            }
+            runs.append(stream(seed, *make()))
+        values, accuracy = over_seeds(runs), [each["accuracy"] for each in runs]
+        if name == PLAIN:
+            plain = accuracy
+        else:
+            gains = ttest_rel(accuracy, plain, alternative="greater")
+            values |= {"gain": mean(accuracy) - mean(plain), "p": float(gains.pvalue) if accuracy != plain else 1.0}
             values |= {"log10 step": math.log10(gamma if name in (LANGEVIN, NOISE) else step)}
-        rows.append(Row(name, "system" if name == REFRESH else "baseline", values))
-    return rows
+        yield Row(name, "system" if name == REFRESH else "baseline", values)
 
 
 def _sharpness(learner: Learner, data: Any, seed: int) -> float:

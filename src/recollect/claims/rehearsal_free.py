@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from recollect.benchmarks.continual import over_seeds, run
-from recollect.benchmarks.digits import Perceptron, load_digits, make_glyphs, pretrain, small_vit
+from recollect.benchmarks.digits import Perceptron, known_and_new, load_digits
 from recollect.claims.claim import Claim, Progress, Row, Setting
 
 ALONE, PREDICTION, L2, EWC, FEATURES, ATTENTION_L2, MEANS = (
@@ -33,10 +33,9 @@ SWEEP = {  # settings of RehearsalFree by arm; the strength is the last one's
 }
 
 
-def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
+def measure(setting: Setting, progress: Progress) -> Iterator[Row]:
     """Final accuracy on all classes of class-incremental streams, over seeds, at the best of three strengths."""
     import torch
-    from torch.utils.data import TensorDataset
 
     from recollect.weights.batches import cross_entropy, local_cross_entropy
     from recollect.weights.learner import Learner, train_only
@@ -45,37 +44,20 @@ def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
 
     full = setting.scale == "full"
     seeds = range(setting.seed, setting.seed + 3)
-    shape = {"width": 96, "layers": 4, "heads": 4} if full else {"width": 32, "layers": 2, "heads": 2}
-    known, new, a_task, rows, epochs = (100, 40, 8, 60, 6) if full else (60, 25, 5, 60, 6)
-
-    pictures, labels = make_glyphs(known + new, rows, seed=setting.seed).tensors
-    old = labels < known
+    known, new, a_task = (100, 40, 8) if full else (60, 25, 5)
     progress("pretraining a vision transformer on made signs")
-    base: Any = pretrain(
-        small_vit(known, seed=setting.seed, **shape).to(setting.device),
-        TensorDataset(pictures[old], labels[old]),
-        num_epochs=20 if full else 12,
-    )
-    held = torch.arange(len(labels)) % 3 == 0
-    train, test = (TensorDataset(pictures[~old & part], labels[~old & part] - known) for part in (~held, held))
-    tasks = split_classes(train, test, a_task)
+    signs = known_and_new(known, new, full, setting.seed, setting.device)
+    tasks = split_classes(signs.train, signs.test, a_task)
+    adam = partial(torch.optim.Adam, lr=1e-3)
 
     def stream(seed: int, pretrained: bool, trained: str = "", **terms: Any) -> dict[str, float]:
-        model = small_vit(new, seed=seed, **shape).to(setting.device)
-        if pretrained:
-            model.vit.load_state_dict(base.vit.state_dict())
+        model = signs.model(seed) if pretrained else signs.untaught(seed)
         train_only(model, trained)
-        learner = Learner(
-            model,
-            [RehearsalFree(**{"prediction": 1.0, "fisher_rows": 64} | terms)],
-            optimizer=partial(torch.optim.Adam, lr=1e-3),
-            objective=local_cross_entropy,
-            num_epochs=epochs,
-            seed=seed,
-        )
+        method = RehearsalFree(**{"prediction": 1.0, "fisher_rows": 64} | terms)
+        learner = Learner(model, [method], optimizer=adam, objective=local_cross_entropy, num_epochs=6, seed=seed)
         return run(learner, tasks)
 
-    def arm(name: str, strength: float | None) -> dict[str, Any]:
+    def settings(name: str, strength: float | None) -> dict[str, Any]:
         if name == ALONE:
             return {"prediction": 0.0}
         terms: dict[str, Any] = {SWEEP[name][0]: strength} if name in SWEEP else {}
@@ -83,23 +65,28 @@ def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
             terms |= {"pattern": ATTENTION, "trained": rf"{ATTENTION}|classifier"}
         return terms
 
-    found: list[Row] = []
-    for pretrained in (True, False):
-        for name in (ALONE, PREDICTION, *SWEEP) if pretrained else (PREDICTION, L2, EWC):
-            strength = None
-            if name in SWEEP:
-                tried = {}
-                for each in SWEEP[name][1]:
-                    progress(f"{name}, strength {each}")
-                    tried[each] = stream(setting.seed + 1000, pretrained, **arm(name, each))["accuracy"]
-                strength = max(tried, key=tried.__getitem__)
-            progress(f"{name}, {'pretrained' if pretrained else 'from scratch'}")
-            values = over_seeds(stream(seed, pretrained, **arm(name, strength)) for seed in seeds)
-            values |= {"strength": strength} if strength is not None else {}
-            role = "system" if name == ATTENTION_L2 and pretrained else "baseline"
-            found.append(Row(name if pretrained else name + SCRATCH, role, values))
-    found.append(Row(MEANS, "baseline", {"accuracy": _class_means(base, train, test)}))
+    def arm(name: str, pretrained: bool) -> Row:
+        strength = None
+        if name in SWEEP:
+            tried = {}
+            for each in SWEEP[name][1]:
+                progress(f"{name}, strength {each}")
+                tried[each] = stream(setting.seed + 1000, pretrained, **settings(name, each))["accuracy"]
+            strength = max(tried, key=tried.__getitem__)
+        progress(f"{name}, {'pretrained' if pretrained else 'from scratch'}")
+        values = over_seeds(stream(seed, pretrained, **settings(name, strength)) for seed in seeds)
+        values |= {"strength": strength} if strength is not None else {}
+        role = "system" if name == ATTENTION_L2 and pretrained else "baseline"
+        return Row(name if pretrained else name + SCRATCH, role, values)
 
+    def on_digits(seed: int, objective: Any, prediction: float) -> dict[str, float]:
+        model, method = Perceptron(seed=seed).to(setting.device), RehearsalFree(prediction=prediction)
+        learner = Learner(model, [method], optimizer=adam, objective=objective, num_epochs=5, seed=seed)
+        return run(learner, digits)
+
+    for name in (ATTENTION_L2, PREDICTION, EWC, L2, ALONE, FEATURES):
+        yield arm(name, True)
+    yield Row(MEANS, "baseline", {"accuracy": signs.class_means()})
     digits = split_classes(*load_digits(), 2)
     for name, objective, prediction in (
         (GLOBAL, cross_entropy, 0.0),
@@ -107,36 +94,9 @@ def measure(setting: Setting, progress: Progress) -> Sequence[Row]:
         (LOCAL_PREDICTION, local_cross_entropy, 1.0),
     ):
         progress(name)
-        values = over_seeds(
-            run(
-                Learner(
-                    Perceptron(seed=seed).to(setting.device),
-                    [RehearsalFree(prediction=prediction)],
-                    optimizer=partial(torch.optim.Adam, lr=1e-3),
-                    objective=objective,
-                    num_epochs=5,
-                    seed=seed,
-                ),
-                digits,
-            )
-            for seed in seeds
-        )
-        found.append(Row(name, "baseline", values))
-    return found
-
-
-def _class_means(base: Any, train: Any, test: Any) -> float:
-    """Accuracy of the nearest class mean on the features of the pretrained backbone."""
-    import torch
-
-    device = next(base.parameters()).device
-    with torch.no_grad():
-        seen, asked = (
-            base.vit(pixel_values=part.tensors[0].to(device)).last_hidden_state[:, 0] for part in (train, test)
-        )
-    labels = train.tensors[1].to(device)
-    means = torch.stack([seen[labels == each].mean(0) for each in range(int(labels.max()) + 1)])
-    return float((torch.cdist(asked, means).argmin(1).cpu() == test.tensors[1]).float().mean())
+        yield Row(name, "baseline", over_seeds(on_digits(seed, objective, prediction) for seed in seeds))
+    for name in (PREDICTION, L2, EWC):
+        yield arm(name, False)
 
 
 def decide(rows: Mapping[str, Row]) -> bool:

@@ -34,7 +34,8 @@ def _language_model(wanted: bool) -> Any:
 
 
 def _finish(result: dict[str, Any], results: Path | None, json: bool) -> None:
-    from recollect.benchmarks.report import show, write_json
+    from recollect.benchmarks.provenance import write_json
+    from recollect.benchmarks.report import show
 
     if results is not None:
         write_json(result, results / f"{result['benchmark']}.json")
@@ -105,7 +106,7 @@ def _compare_methods(data: Path, method: str, lm: bool, embedder: str | None, re
 
         result = methods.compare(data, names, embedder=embedder, lm=_language_model(lm), progress=step)
     if results is not None:
-        from recollect.benchmarks.report import write_json
+        from recollect.benchmarks.provenance import write_json
 
         write_json(result, results / "locomo-methods.json")
     if json:
@@ -199,7 +200,7 @@ def multihop(
             progress=lambda label, done, total: advance(1),
         )
     if results is not None:
-        from recollect.benchmarks.report import write_json
+        from recollect.benchmarks.provenance import write_json
 
         write_json(result, results / "multihop.json")
     if json:
@@ -224,7 +225,7 @@ def speed(
     with err.status("starting") as status:
         result = bench.run(bench.parse_sizes(sizes), embedder, lambda line: status.update(escape(line)))
     if results is not None:
-        from recollect.benchmarks.report import write_json
+        from recollect.benchmarks.provenance import write_json
 
         write_json(result, results / "speed.json")
     if plots is not None:
@@ -275,7 +276,7 @@ def needle(
     """How far each context memory carries a model: accuracy of recall by length, at equal attended tokens."""
     from recollect.benchmarks import needle as bench
     from recollect.benchmarks.haystack import Haystacks, parse_lengths, parse_names
-    from recollect.benchmarks.report import write_json
+    from recollect.benchmarks.provenance import write_json
     from recollect.benchmarks.testbed import load, load_or_train
 
     keys = bench.policies() if policy == "all" else parse_names(policy, bench.policies(), "policy")
@@ -351,7 +352,7 @@ def load(
             for database in ([None] if postgres is None else [None, postgres])
         ]
     if results is not None:
-        from recollect.benchmarks.report import write_json
+        from recollect.benchmarks.provenance import write_json
 
         write_json({"benchmark": "load", "runs": found}, results / "load.json")
     if json:
@@ -386,7 +387,7 @@ def context(
     """Speed and memory of context policies beside full attention, on a Llama of random weights."""
     from recollect.benchmarks import context_speed as bench
     from recollect.benchmarks.haystack import parse_lengths, parse_names
-    from recollect.benchmarks.report import write_json
+    from recollect.benchmarks.provenance import write_json
 
     keys = bench.policies() if policy == "all" else parse_names(policy, bench.policies(), "policy")
     with err.status("starting") as status:
@@ -423,7 +424,7 @@ def look_ups(
 ) -> None:
     """How much the look-ups of block memories change while a trained model reads a novel."""
     from recollect.benchmarks import look_ups as bench
-    from recollect.benchmarks.report import write_json
+    from recollect.benchmarks.provenance import write_json
     from recollect.claims.claim import Setting
 
     with err.status("starting") as status:
@@ -472,7 +473,7 @@ def sirllm(
     from recollect.benchmarks import needle
     from recollect.benchmarks import sirllm_tasks as bench
     from recollect.benchmarks.haystack import parse_names
-    from recollect.benchmarks.report import write_json
+    from recollect.benchmarks.provenance import write_json
     from recollect.benchmarks.testbed import load, load_or_train
 
     keys = needle.policies() if policy == "all" else parse_names(policy, needle.policies(), "policy")
@@ -538,7 +539,7 @@ def recall(
 ) -> None:
     """Layers with a state: accuracy of recall against the bytes of their state, each trained on the same made task."""
     from recollect.benchmarks import state_recall as bench
-    from recollect.benchmarks.report import write_json
+    from recollect.benchmarks.provenance import write_json
 
     try:
         chosen = tuple(float(rate) for rate in rates.split(","))
@@ -590,7 +591,7 @@ def state_speed(
     """Layers with a state: training and decoding speed as ratios to attention, as the sequence grows."""
     from recollect.benchmarks import state_speed as bench
     from recollect.benchmarks.haystack import parse_lengths
-    from recollect.benchmarks.report import write_json
+    from recollect.benchmarks.provenance import write_json
 
     with err.status("starting") as status:
         result = bench.run(

@@ -47,6 +47,24 @@ def load_tree(folder: Path, name: str, device: torch.device | str = "cpu") -> An
         raise InvalidInput(f"folder: {folder / name} cannot be read ({error!s:.120}); save it again.") from None
 
 
+def read_tensors(path: str | Path, what: str, kind: str = "") -> tuple[dict[str, Tensor], Any]:
+    """(tensors by name, on the CPU; plain values) of a safetensors file whose metadata hold JSON under `kind`.
+
+    Without a `kind` there are no plain values: None. `what` says in errors what the file should hold. Raises NotFound
+    without the file, InvalidInput when it holds something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise NotFound(f"path: there is no file {path}; name one that {what} was saved to.")
+    try:
+        with safe_open(path, "pt") as file:
+            plain = json.loads((file.metadata() or {})[kind]) if kind else None
+            return {name: file.get_tensor(name) for name in file.keys()}, plain  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError):
+        raise InvalidInput(f"path: {path} does not hold {what}; save one there first.") from None
+
+
 def _encode(tree: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, Tensor):
         key = str(len(tensors))

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recollect.errors import Conflict, InvalidInput, NotFound
+from recollect.weights.checkpoint import read_tensors
 from recollect.weights.generation import evaluating, left_padded, prompt_ids
 from recollect.weights.lora import adapted
 
@@ -91,16 +92,8 @@ class MemoryBank:
 
         Raises NotFound without the file, InvalidInput when it holds no bank, Conflict when its vectors have another shape.
         """
-        from safetensors import SafetensorError, safe_open
-
-        if not Path(path).is_file():
-            raise NotFound(f"path: there is no file {path}; name one that a bank was saved to.")
-        try:
-            with safe_open(path, "pt") as file:
-                plain = json.loads((file.metadata() or {})["cmt"])
-                memories, keys = file.get_tensor("memories"), file.get_tensor("keys")
-        except (SafetensorError, KeyError, ValueError):
-            raise InvalidInput(f"path: {path} holds no bank of CMT; save one there first.") from None
+        tensors, plain = read_tensors(path, "a bank of CMT", "cmt")
+        memories, keys = tensors["memories"], tensors["keys"]
         if memories.shape[1:] != self.memories.shape[1:]:
             raise Conflict(f"path: its memories are {tuple(memories.shape[1:])}; load it with the model that made it.")
         self.memories, self.keys = memories.to(self.memories.device), keys.to(self.keys.device)
@@ -292,15 +285,7 @@ class CMT:
 
         Raises NotFound without the file, InvalidInput when it is no such file, Conflict when its weights have other shapes.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        if not Path(path).is_file():
-            raise NotFound(f"path: there is no file {path}; name one that a compressor was saved to.")
-        try:
-            found = load_file(path)
-        except SafetensorError:
-            raise InvalidInput(f"path: {path} holds no compressor of CMT; save one there first.") from None
+        found, _ = read_tensors(path, "a compressor of CMT")
         wanted = {name: each.shape for name, each in self._learned.items()}
         if {name: each.shape for name, each in found.items()} != wanted:
             raise Conflict(f"path: the weights in {path} have other shapes; make the memory with the settings of then.")

@@ -13,7 +13,7 @@ forgets no group, so that any edit can be undone; the code drops groups once the
 units of the activations, so that it carries over between models; the paper's 1.0 is absolute. Margins are calibrated on
 random probes unless given. No weight decay, no replay of old edits.
 Cost: mask_ratio * |W| values a group, kept as they are; |W| values of each merged memory while the model is used; one more
-product of that size a token.
+product of that size a token. While an edit is learned, the blocks below the layer run once, not in every step.
 
 Shapes: B rows, T tokens, F width of the feed-forward layer, D of the model; tau [D, F].
 """
@@ -35,6 +35,7 @@ from torch import Tensor
 
 from recollect.errors import Conflict, InvalidInput, NotFound
 from recollect.weights.blocks import run_once_below
+from recollect.weights.checkpoint import read_tensors
 from recollect.weights.generation import evaluating, prompt_ids
 from recollect.weights.side_memory import SideMemory, value_projection
 from recollect.weights.ties import merge_mean, merge_ties
@@ -220,19 +221,11 @@ class WISE:
 
         Raises NotFound without the file, InvalidInput when it holds no edits, Conflict when they are for another layer.
         """
-        from safetensors import SafetensorError, safe_open
-
-        if not Path(path).is_file():
-            raise NotFound(f"path: there is no file {path}; name one that edits were saved to.")
-        try:
-            with safe_open(path, "pt") as file:
-                plain = json.loads((file.metadata() or {})["wise"])
-                tensors = {name: file.get_tensor(name).to(self.model.device) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, ValueError):
-            raise InvalidInput(f"path: {path} holds no edits of WISE; save some there first.") from None
+        tensors, plain = read_tensors(path, "a memory of WISE", "wise")
         if plain["layer"] != self.place:
             raise Conflict(f"layer: the edits are for {plain['layer']}; make the memory with that layer.")
         self.margins = tuple(plain["margins"])
+        tensors = {name: each.to(self.model.device) for name, each in tensors.items()}
         self.groups = [Group(tensors[f"where/{i}"], tensors[f"values/{i}"], []) for i in range(len(tensors) // 2)]
         for each in plain["edits"]:
             ids = {name: tuple(each[name]) for name in ("prompt", "target", "unrelated")}
