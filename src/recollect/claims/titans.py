@@ -62,9 +62,8 @@ def trained(run: Run, setting: Setting, progress: Progress) -> dict[str, float]:
 
 
 def measure(setting: Setting, progress: Progress) -> Iterator[Row]:
-    """A row for each layer, at full scale averaged over two seeds."""
-    full = setting.scale == "full"
-    runs = grid(list(layers(8, full)), range(setting.seed, setting.seed + (2 if full else 1)))
+    """A row for each layer."""
+    runs = grid(list(layers(8, setting.scale == "full")), [setting.seed])
     for name, values in averages(trained, runs, setting, progress):
         yield Row(name, "system" if name in (MAC, LMM, MAG) else "baseline", values)
 
