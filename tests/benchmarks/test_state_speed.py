@@ -33,7 +33,7 @@ def test_layers_stand_beside_attention(tmp_path):
 
 def test_a_layer_stops_at_its_limit_and_says_why():
     rows = bench.run([], [16, 32], limit_s=0.0, **TINY)["rows"]
-    assert rows[1]["why_not"] == "16 tokens took more than 0 s"
+    assert rows[1]["why_not"] == "a step at 16 tokens took more than 0 s"
 
 
 def test_nothing_is_begun_after_the_time_and_each_row_is_saved():

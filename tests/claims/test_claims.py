@@ -115,13 +115,17 @@ def test_a_full_run_has_a_file_of_its_own(fake, tmp_path):
 
 
 def test_rows_are_kept_as_they_are_measured(fake, tmp_path):
-    path, counts = tmp_path / "claims" / f"{KEY}.part.json", []
+    path, counts, setting = tmp_path / "claims" / f"{KEY}-full.part.json", [], Setting(scale="full", seed=2)
 
     def keep(rows):
-        save_part(KEY, tmp_path, rows)
+        save_part(KEY, setting, tmp_path, rows)
         counts.append(len(json.loads(path.read_text("utf-8"))["rows"]))
 
-    result = reproduce(KEY, Setting(seed=2), keep=keep)
+    result = reproduce(KEY, setting, keep=keep)
+    text = page.render(tmp_path)
+    assert "| **new** | 0.700 |" in text
+    assert "**Not finished**: what a run was able to measure (full scale, seed 2, cpu)." in text
+    assert "Holds" not in text
     assert counts == [1, 2, 3]
     save(result, tmp_path)
     assert not path.exists()

@@ -157,7 +157,7 @@ def test_cmt_is_measured_in_every_way_at_both_scales():
     for scale in ("small", "full"):
         rows = list(cmt.measure(Setting(scale=scale), lambda line: None, 2, (3,)))
         assert {row.name for row in rows} == set(HOLDS["cmt"])
-        assert all(set(row.values) == {"right@3"} and 0 <= row.values["right@3"] <= 1 for row in rows)
+        assert all(set(row.values) == {"right@3", "sd"} and 0 <= row.values["right@3"] <= 1 for row in rows)
 
 
 def test_mac_is_measured_in_every_way():

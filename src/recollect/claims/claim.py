@@ -114,19 +114,25 @@ def reproduce(
     return Result(key, holds, rows, how, seconds, provenance())
 
 
-def save_part(key: str, folder: Path, rows: Sequence[Row]) -> None:
-    """Write the rows measured so far to `<folder>/claims/<key>.part.json`, which `save` removes."""
-    path = folder / "claims" / f"{key}.part.json"
+def stem(key: str, scale: str) -> str:
+    """How the files of a result are named: the key, for a full run `<key>-full`."""
+    return key if scale == "small" else f"{key}-full"
+
+
+def save_part(key: str, setting: Setting, folder: Path, rows: Sequence[Row]) -> None:
+    """Write the rows measured so far to `<folder>/claims/<stem>.part.json`, which `save` removes."""
+    path = folder / "claims" / f"{stem(key, setting.scale)}.part.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     found = [{"name": row.name, "role": row.role, **row.values} for row in rows]
-    path.write_text(json.dumps({"key": key, "rows": found}, indent=2) + "\n", "utf-8")
+    part = {"key": key, "scale": setting.scale, "device": setting.device, "seed": setting.seed, "rows": found}
+    path.write_text(json.dumps(part, indent=2) + "\n", "utf-8")
 
 
 def save(result: Result, folder: Path) -> Path:
     """Write a result to `<folder>/claims/<key>.json`, for a full run `<key>-full.json`; returns the path."""
-    name = result.key if result.setting.get("scale") == "small" else f"{result.key}-full"
+    name = stem(result.key, result.setting["scale"])
     path = folder / "claims" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result.to_json(), indent=2, ensure_ascii=False) + "\n", "utf-8")
-    path.with_name(f"{result.key}.part.json").unlink(missing_ok=True)
+    path.with_name(f"{name}.part.json").unlink(missing_ok=True)
     return path

@@ -27,23 +27,36 @@ def render(results: Path) -> str:
             path = results / "claims" / f"{name}.json"
             if path.exists():
                 lines += _section(json.loads(path.read_text("utf-8")))
+            elif (part := path.with_suffix(".part.json")).exists():
+                lines += _unfinished(json.loads(part.read_text("utf-8")))
             elif name == entry.key:
                 lines += ["Not measured yet.", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _section(result: dict[str, Any]) -> list[str]:
-    names = [name for row in result["rows"] for name in row if name not in ("name", "role")]
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    names = [name for row in rows for name in row if name not in ("name", "role")]
     columns = list(dict.fromkeys(names))
-    machine = result["machine"]
     lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
-    for row in result["rows"]:
+    for row in rows:
         cells = [f"{row[name]:.3f}" if name in row else "" for name in columns]
         label = row["name"] + (" (paper)" if row["role"] == "paper" else "")
         lines.append(f"| {f'**{label}**' if row['role'] == 'system' else label} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _unfinished(part: dict[str, Any]) -> list[str]:
     return [
-        *lines,
+        *_table(part["rows"]),
+        f"**Not finished**: what a run was able to measure ({part['scale']} scale, seed {part['seed']}, {part['device']}).",
         "",
+    ]
+
+
+def _section(result: dict[str, Any]) -> list[str]:
+    machine = result["machine"]
+    return [
+        *_table(result["rows"]),
         f"**{result['verdict'].capitalize()}** ({result['scale']} scale, seed {result['seed']}, {result['seconds']} s on "
         f"{machine['cpu']}, {machine['cores']} cores, commit {str(result['commit'])[:12]}).",
         "",

@@ -581,7 +581,7 @@ def state_speed(
     tokens: Annotated[int, typer.Option(min=1, help="Tokens a training step, over all rows.")] = 65_536,
     device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
-    limit_s: Annotated[float, typer.Option(min=1, help="Seconds at a length after which a layer is stopped.")] = 20.0,
+    limit_s: Annotated[float, typer.Option(min=0, help="Seconds of a step after which a layer is stopped.")] = 2.0,
     total_s: Annotated[float, typer.Option(min=1, help="Seconds after which no further measurement is begun.")] = 240.0,
     configs: Annotated[int, typer.Option(min=1, help="Configurations among which fused kernels are tuned.")] = 3,
     results: Annotated[Path | None, typer.Option("--results", help="Write state-speed.json into this folder.")] = None,

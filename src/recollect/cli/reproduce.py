@@ -56,7 +56,7 @@ def run(
         with err.status(f"{key}: starting") as status:
             setting = Setting("full" if scale == "full" else "small", device, seed, data, workers)
             tell = partial(_tell, status, key)
-            result = reproduce(key, setting, tell, partial(save_part, key, results))
+            result = reproduce(key, setting, tell, partial(save_part, key, setting, results))
         path = save(result, results)
         done.append(result)
         if json:
