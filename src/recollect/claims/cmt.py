@@ -131,7 +131,8 @@ CLAIM = Claim(
     figure="Llama-2-7b on StreamingQA: 4.07 points of exact match and 4.19 of F1 above the strongest baseline (abstract).",
     experiment="A tiny decoder (2 layers, width 64) is taught to answer from a fact in its text and frozen. Each memory is trained on "
     "facts of 250 entities with values that are not theirs, then given one document a fact of 50 other entities. Three seeds. "
-    "`right@N`: share of the questions about N documents in the bank whose continuation is the answer, one value in 20 by chance; `sd`: of the last of them over seeds.",
+    "`right@N`: share of the questions about N documents in the bank whose continuation is the answer, one value in 20 by chance; "
+    "`sd`: of the last of them over seeds.",
     rule="With 200 documents CMT is 5 points above reading all memories without matching, the mean of all memories and no memory, "
     "and it loses less from 10 to 200 documents than reading all does.",
     measure=measure,
