@@ -1,6 +1,8 @@
 """Work in several processes side by side."""
 
 import os
+import time
+from multiprocessing import active_children
 
 import pytest
 
@@ -12,6 +14,11 @@ def square(job: int) -> tuple[int, int]:
     if job < 0:
         raise InvalidInput(f"job: {job} is negative.")
     return job * job, os.getpid()
+
+
+def wait(job: float) -> float:
+    time.sleep(job)
+    return job
 
 
 def test_one_worker_goes_in_order_and_stays_in_this_process():
@@ -37,3 +44,10 @@ def test_an_error_of_a_job_is_that_of_the_whole(workers):
 
 def test_nothing_to_do_is_no_error():
     assert list(each(square, [], workers=3)) == []
+
+
+def test_who_wants_no_more_does_not_wait_for_what_is_running():
+    found = each(wait, [0.0, 200.0], workers=2)
+    assert next(found) == (0.0, 0.0)
+    found.close()
+    assert active_children() == []

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Any, TypeVar
 
 Job = TypeVar("Job")
@@ -12,7 +13,11 @@ Found = TypeVar("Found")
 
 
 def _begin(started: Any) -> None:
-    """One thread for each process; where there are several CUDA devices, the processes take turns at being on them."""
+    """One thread for each process; where there are several CUDA devices, the processes take turns at being on them.
+
+    An interruption is the caller's, who ends the processes.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     import torch
 
     torch.set_num_threads(1)
@@ -34,14 +39,19 @@ def each(
             if more():
                 yield job, work(job)
         return
-    context, left = get_context("spawn"), list(jobs)
+    context, left, others = get_context("spawn"), list(jobs), set(active_children())
     with ProcessPoolExecutor(min(workers, len(left)) or 1, context, _begin, (context.Value("i", 0),)) as pool:
         running: dict[Future[Found], Job] = {}
-        while left or running:
-            while left and len(running) < workers and more():
-                job = left.pop(0)
-                running[pool.submit(work, job)] = job
-            if not running:
-                return
-            done = next(as_completed(running))
-            yield running.pop(done), done.result()
+        try:
+            while left or running:
+                while left and len(running) < workers and more():
+                    job = left.pop(0)
+                    running[pool.submit(work, job)] = job
+                if not running:
+                    return
+                done = next(as_completed(running))
+                yield running.pop(done), done.result()
+        except BaseException:  # also where the caller wants no more
+            for process in set(active_children()) - others:
+                process.terminate()
+            raise
