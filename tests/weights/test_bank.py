@@ -75,7 +75,7 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path):
     (tmp_path / "other").write_text("words")
     with pytest.raises(NotFound, match="path: there is no file"):
         made().load(tmp_path / "none")
-    with pytest.raises(InvalidInput, match="holds no bank"):
+    with pytest.raises(InvalidInput, match="does not hold a bank"):
         made().load(tmp_path / "other")
     with pytest.raises(Conflict, match=r"path: its memories are \(3, 2, 4\)"):
         Bank(3, 4).load(tmp_path / "bank.safetensors")

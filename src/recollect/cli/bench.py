@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from recollect.cli import bench_models
-from recollect.cli.common import EmbedderName, Json, err, escape, out, print_json, progress, settings
+from recollect.cli.common import EmbedderName, Json, err, escape, out, print_json, progress, settings, show_result
 from recollect.errors import InvalidInput
 
 app = typer.Typer(no_args_is_help=True, help="Measure recall and speed; see recollect bench COMMAND --help.")
@@ -111,10 +111,7 @@ def _compare_methods(data: Path, method: str, lm: bool, embedder: str | None, re
         from recollect.benchmarks.provenance import write_json
 
         write_json(result, results / "locomo-methods.json")
-    if json:
-        print_json(result)
-    else:
-        methods.show(result, out)
+    show_result(methods, result, json)
 
 
 @app.command(epilog="Example:  recollect bench longmemeval --data longmemeval_s_cleaned.json --limit 50")
@@ -205,10 +202,7 @@ def multihop(
         from recollect.benchmarks.provenance import write_json
 
         write_json(result, results / "multihop.json")
-    if json:
-        print_json(result)
-    else:
-        bench.show(result, out)
+    show_result(bench, result, json)
 
 
 @app.command(epilog="Example:  recollect bench speed --sizes 1k,10k,100k --results results --plots docs")
@@ -232,10 +226,7 @@ def speed(
         write_json(result, results / "speed.json")
     if plots is not None:
         bench.plot(result, plots)
-    if json:
-        print_json(result)
-    else:
-        bench.show(result, out)
+    show_result(bench, result, json)
 
 
 @app.command(

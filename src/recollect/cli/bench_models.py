@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from recollect.cli.common import Json, err, escape, out, print_json
+from recollect.cli.common import Json, err, escape, show_result
 from recollect.errors import InvalidInput
 
 app = typer.Typer()
@@ -19,14 +19,6 @@ def _saver(results: Path | None, name: str) -> Callable[[dict[str, Any]], None]:
     from recollect.benchmarks.provenance import write_json
 
     return lambda found: None if results is None else write_json(found, results / f"{name}.json")
-
-
-def _show(bench: Any, result: dict[str, Any], json: bool) -> None:
-    """Print a result, for machines or for people."""
-    if json:
-        print_json(result)
-    else:
-        bench.show(result, out)
 
 
 @app.command(
@@ -106,7 +98,7 @@ def needle(
     _saver(results, name)(result)
     if plots is not None:
         bench.plot(result, plots, name)
-    _show(bench, result, json)
+    show_result(bench, result, json)
 
 
 @app.command(epilog="Example:  recollect bench context --policy infllm,lm-infinite --lengths 8k,32k,128k --device cuda")
@@ -153,7 +145,7 @@ def context(
         )
     if plots is not None:
         bench.plot(result, plots)
-    _show(bench, result, json)
+    show_result(bench, result, json)
 
 
 @app.command(
@@ -174,7 +166,7 @@ def look_ups(
         where = Setting(data=data, device=device)
         result = bench.on_a_novel(where, length, lambda line: status.update(escape(line)))
     _saver(results, "look-ups")(result)
-    _show(bench, result, json)
+    show_result(bench, result, json)
 
 
 @app.command(
@@ -231,7 +223,7 @@ def sirllm(
             lambda what, done, total: status.update(f"{what} ({done} of {total})"),
         )
     _saver(results, "sirllm-tasks")(result)
-    _show(bench, result, json)
+    show_result(bench, result, json)
 
 
 @app.command(
@@ -294,7 +286,7 @@ def recall(
         )
     if plots is not None:
         bench.plot(result, plots, name)
-    _show(bench, result, json)
+    show_result(bench, result, json)
 
 
 @app.command(
@@ -339,7 +331,7 @@ def state_speed(
         )
     if plots is not None:
         bench.plot(result, plots)
-    _show(bench, result, json)
+    show_result(bench, result, json)
 
 
 def _earlier(path: Path, benchmark: str) -> dict[str, Any]:

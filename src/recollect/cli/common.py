@@ -133,6 +133,14 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None) + "\n")
 
 
+def show_result(bench: Any, result: Any, json: bool) -> None:
+    """Print what a benchmark found, for machines or for people, as its module shows it."""
+    if json:
+        print_json(result)
+    else:
+        bench.show(result, out)
+
+
 def fail(message: str, code: int = BAD_INPUT, as_json: bool = False) -> NoReturn:
     """Say what is wrong and end the program."""
     if as_json:

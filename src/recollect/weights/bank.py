@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recollect.errors import Conflict, InvalidInput, NotFound
+from recollect.errors import Conflict, NotFound
+from recollect.weights.checkpoint import read_tensors
 
 FORMAT = "recollect bank"
 
@@ -87,15 +88,8 @@ class Bank:
 
         Raises NotFound without the file, InvalidInput when it holds no bank, Conflict when its vectors have another shape.
         """
-        from safetensors import SafetensorError, safe_open
-
-        if not Path(path).is_file():
-            raise NotFound(f"path: there is no file {path}; name one that a bank was saved to.")
-        try:
-            with safe_open(path, "pt") as file:
-                handles, memories = json.loads((file.metadata() or {})[FORMAT]), file.get_tensor("memories")
-        except (SafetensorError, KeyError, ValueError):
-            raise InvalidInput(f"path: {path} holds no bank; save one there first.") from None
+        tensors, handles = read_tensors(path, "a bank", FORMAT)
+        memories = tensors["memories"]
         if memories.shape[1:] != self.memories.shape[1:] or len(memories) != len(handles):
             raise Conflict(f"path: its memories are {tuple(memories.shape)}; load it with the settings that made it.")
         self.memories, self.handles = memories.to(self.memories), handles
