@@ -245,7 +245,7 @@ def test_sizes_are_those_of_the_tensors(policy_class, model, ids):
         assert kept == {"device_bytes": sizes[-1].device, "host_bytes": sizes[-1].host}
     bytes_a_token = 2 * 2 * 2 * 2 * 8 * 4  # rows, layers, keys and values, heads, head size, float32
     if policy_class.bounded:
-        assert sizes[-1].device < 12 * LENGTH * bytes_a_token * 0.6  # well below keeping all
+        assert sizes[-1].device < 12 * LENGTH * bytes_a_token * 0.65  # well below keeping all
 
 
 def test_wrong_use_is_refused_in_one_sentence(policy_class, model, ids):

@@ -41,7 +41,7 @@ def test_with_every_event_fetched_each_token_is_seen_once(ids, gamma, refinement
         ours = logits_of(model, ids)
         for unit in memory.memory.units:
             (state,) = unit.layers
-            lengths = state["host_events"].tensor[0]
+            lengths = unit.shared["events"].tensor[0]
             assert int(lengths.sum()) == state["host_tokens"].tensor.shape[1]
             assert int(lengths.sum()) + 2 + state["keys"].shape[2] == ids.shape[1]
             assert unit.shared["host_surprise"].shape[1] == state["keys"].shape[2]
@@ -57,30 +57,35 @@ def test_a_surprising_token_opens_an_event_in_every_layer(model):
     with policy.attach(model) as memory:
         memory.read(stream)
         (unit,) = memory.memory.units
-        starts = [state["host_events"].tensor[0].cumsum(0).tolist() for state in unit.layers]
-    assert starts[0] == starts[1]
-    assert 30 in starts[0]  # the first event that ends there is followed by one that opens with the other token
+        starts = unit.shared["events"].tensor[0].cumsum(0).tolist()
+    assert [state["representatives"].tensor.shape[1] for state in unit.layers] == 2 * [len(starts)]
+    assert 30 in starts  # the first event that ends there is followed by one that opens with the other token
 
 
 def test_the_budget_is_met_as_nearly_as_whole_events_allow():
-    assert fill([2, 0, 1], [5, 4, 3], 8) == [2, 0]
-    assert fill([2, 0, 1], [5, 4, 3], 7) == [2, 0]  # 8 is nearer to 7 than 3 is
-    assert fill([2, 0, 1], [9, 4, 3], 7) == [2]  # 12 is not
-    assert fill([0], [5], 0) == []
+    assert fill(torch.tensor([3, 5, 4]), 8).tolist() == [True, True, False]
+    assert fill(torch.tensor([3, 5, 4]), 7).tolist() == [True, True, False]  # 8 is nearer to 7 than 3 is
+    assert fill(torch.tensor([3, 9, 4]), 7).tolist() == [True, False, False]  # 12 is not
+    assert fill(torch.tensor([5]), 0).tolist() == [False]
 
 
 def test_neighbours_come_from_a_queue_after_and_before():
     vectors = torch.eye(6)[None]
-    layer = make_layer(state={"representatives": Growing(vectors), "host_events": Growing(torch.full((1, 6), 2))})
+    events = Growing(torch.full((1, 6), 2))
+    layer = make_layer(state={"representatives": Growing(vectors)}, shared={"events": events})
     policy = replace(small(), memory_tokens=8, contiguity=0.75)  # one similar event, room for three beside it
 
+    before = None
+
     def ask(event: int) -> list[int]:
-        return policy.choose(layer, torch.eye(6)[event].view(1, 1, 1, 6))[0].tolist()
+        nonlocal before
+        before = policy.choose(layer, torch.eye(6)[event].view(1, 1, 1, 6), before)
+        return [event for event in before[0].tolist() if event >= 0]
 
     assert ask(3) == [3, 4, 2]
     assert ask(0) == [0, 1, 4, 2]  # the older content of the queue stays behind the new
     assert ask(4) == [4, 5, 3, 1]
-    assert replace(policy, contiguity=0.0).choose(layer, torch.eye(6)[3].view(1, 1, 1, 6))[0, 0] == 3
+    assert replace(policy, contiguity=0.0).choose(layer, torch.eye(6)[3].view(1, 1, 1, 6), None)[0, 0] == 3
 
 
 def test_settings_that_cannot_work_are_refused():

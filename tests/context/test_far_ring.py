@@ -46,7 +46,7 @@ def assert_alike(kept, other):
     """Units that hold the same, caches on the device aside."""
     assert kept.num_read == other.num_read
     for (_, state), (_, wanted) in zip(kept.states(), other.states(), strict=True):
-        cached = {"slots", "slot_block", "slot_score"}
+        cached = {"slot_keys", "slot_values", "slot_block", "slot_score"}
         assert state.keys() - cached == wanted.keys() - cached
         for name in state.keys() - cached:
             ours, theirs = (getattr(each[name], "tensor", each[name]) for each in (state, wanted))
@@ -165,10 +165,10 @@ def test_one_look_up_serves_several_tokens_and_a_longer_input_ends_it():
         asked: list[int] = []
 
         class Counted(type(way(POLICIES[1]))):
-            def choose(self, layer, queries, asked=asked):
+            def choose(self, layer, queries, before, asked=asked):
                 if layer.index == 0 and "representatives" in layer.state:
                     asked.append(layer.num_read)
-                return super().choose(layer, queries)
+                return super().choose(layer, queries, before)
 
         model, ids = tiny(), tokens(1, 60)
         with Counted(**asdict(POLICIES[1])).attach(model) as memory:

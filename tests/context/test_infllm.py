@@ -51,25 +51,27 @@ def test_representatives_are_the_keys_with_most_attention_in_each_head():
 def test_the_blocks_that_match_the_queries_of_all_heads_are_chosen():
     layer = make_layer(state={"representatives": Growing(torch.tensor([[[1.0, 0, 0, 0], [0, 1, 0, 1], [0, 0, 1, 0]]]))})
     queries = torch.tensor([[[[0.0, 3.0], [2.0, 1.0]], [[4.0, -1.0], [2.0, 1.0]]]])  # means: 1, 2 and 3, 0
-    assert small(num_blocks=1).choose(layer, queries).tolist() == [[2]]  # products 1, 2 + 0, 3
-    assert small(num_blocks=2).choose(layer, queries).tolist() == [[2, 1]]
+    assert small(num_blocks=1).choose(layer, queries, None).tolist() == [[2]]  # products 1, 2 + 0, 3
+    assert small(num_blocks=2).choose(layer, queries, None).tolist() == [[2, 1]]
 
 
 def stored(num_blocks: int = 6):
     """A layer with blocks whose every number is the block's own."""
-    blocks = torch.arange(float(num_blocks)).view(1, -1, 1, 1, 1, 1).expand(1, num_blocks, 2, 1, 3, 1)
+    tokens = torch.arange(float(num_blocks)).repeat_interleave(3).view(1, -1, 1, 1, 1).expand(-1, -1, 2, -1, -1)
     return make_layer(
         state={
-            "host_blocks": Growing(blocks),
+            "host_tokens": Growing(tokens),
             "representatives": Growing(torch.zeros(1, num_blocks, 1)),
         }
     )
 
 
 def bring(policy, layer, *wanted):
-    slots = policy._bring(layer, torch.tensor([list(wanted)]), torch.zeros(1))
-    keys, values, _ = policy._fetched(layer, slots)
-    assert keys.flatten().tolist() == [float(block) for block in wanted for _ in range(3)] == values.flatten().tolist()
+    slots = policy._bring(layer, torch.tensor([list(wanted)]), torch.zeros(1, 1, 1, 1))
+    keys, values, seen = policy._fetched(layer, slots)
+    found = [each.unflatten(2, (-1, 3))[0, 0, slots[0], :, 0].tolist() for each in (keys, values)]
+    assert found == [[[float(block)] * 3 for block in wanted]] * 2
+    assert seen.sum() == 3 * len(wanted) == seen.unflatten(-1, (-1, 3))[0, 0, 0, slots[0]].sum()
     layer.num_read += 1
     return slots
 
@@ -86,7 +88,9 @@ def test_the_block_with_least_attention_is_evicted_under_lru_s():
     policy, layer = small(replacement="lru-s", decay=0.5), stored()
     for wanted, gained in (((0, 1), (8.0, 1.0)), ((0, 2), (1.0, 3.0))):
         slots = bring(policy, layer, *wanted)
-        policy._credit(layer.state, slots, torch.tensor([gained]))
+        mass = torch.zeros(1, 1, 9)
+        mass[0, 0, 3 * slots[0]] = torch.tensor(gained)
+        layer.state["slot_score"] = policy._credited(layer.state["slot_score"], slots, mass)
     score = dict(zip(layer.state["slot_block"][0].tolist(), layer.state["slot_score"][0].tolist(), strict=True))
     assert score == pytest.approx({0: 5.0, 1: 0.5, 2: 3.0})  # halved at each look-up, then credited
     bring(policy, layer, 3, 0)
@@ -105,8 +109,8 @@ def test_blocks_lie_in_host_memory_and_the_device_is_flat_but_for_representative
         later = memory.size_bytes()
         for unit in memory.memory.units:
             for state in unit.layers:
-                assert state["host_blocks"].tensor.device.type == "cpu"
-                assert state["slots"].shape[:2] == (2, 3)
+                assert state["host_tokens"].tensor.device.type == "cpu"
+                assert state["slot_keys"].shape[2] == 3 * 3
                 assert state["keys"].shape[2] < 6 + 3
     assert later.host > 1.9 * first.host
     assert (

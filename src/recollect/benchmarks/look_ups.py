@@ -117,52 +117,51 @@ def _watched(policy: BlockMemory, seen: dict[int, list[set[int]]]) -> BlockMemor
     """The policy, noting what each look-up in each layer chose."""
 
     class Watched(type(policy)):
-        def choose(self, layer: Layer, queries: Tensor) -> Tensor | None:
-            chosen = super().choose(layer, queries)
+        def choose(self, layer: Layer, queries: Tensor, before: Tensor | None) -> Tensor | None:
+            chosen = super().choose(layer, queries, before)
             if chosen is not None:
-                seen.setdefault(layer.index, []).append(set(chosen[0].tolist()))
+                seen.setdefault(layer.index, []).append(set(chosen[0].tolist()) - {-1})
             return chosen
 
     return Watched(**asdict(policy))
 
 
-def repeating(policy: BlockMemory, copied: float, seed: int = 0) -> BlockMemory:
-    """The policy, whose look-ups take as long as ever but find, when decoding, what they found before but for a share `copied`.
+def repeating(policy: BlockMemory, copied: float) -> BlockMemory:
+    """The policy, whose look-ups take as long as ever but find, when decoding, what they found before, a share of about `copied` apart.
 
     In the place of each of those comes one that was not chosen, drawn at random among those that are no longer, so that it has
     to be copied. Raises InvalidInput for a share that is none.
     """
-    import torch
-
     if not 0 <= copied <= 1:
         raise InvalidInput(f"copied: {copied} is no share; use 0 to 1.")
-    generator, known = torch.Generator().manual_seed(seed), {}
 
     class Repeating(type(policy)):
-        def choose(self, layer: Layer, queries: Tensor) -> Tensor | None:
-            found, before = super().choose(layer, queries), known.pop(layer.index, None)
-            if found is None or queries.shape[2] > 1:
+        def choose(self, layer: Layer, queries: Tensor, before: Tensor | None) -> Tensor | None:
+            found = super().choose(layer, queries, before)
+            if found is None or before is None or queries.shape[2] > 1 or before.shape != found.shape:
                 return found
-            sizes = self.sizes(layer)
-            if before is not None and len(before) == len(found) and int(before.max()) < len(sizes):
-                rows = [redrawn(row, sizes, copied, generator) for row in before]
-                found = torch.stack(rows).to(found.device)
-            known[layer.index] = found.cpu()
-            return found
+            return redrawn(before, self.sizes(layer), copied)
 
     return Repeating(**asdict(policy))
 
 
-def redrawn(chosen: Tensor, sizes: Tensor, share: float, generator: Any) -> Tensor:
-    """`chosen` [n] with a share of its places, as far as there are, given to others: no larger by `sizes` [N], not chosen now."""
+def redrawn(chosen: Tensor, sizes: Tensor, share: float) -> Tensor:
+    """`chosen` [B, n] with a share of its places given to others: no larger by `sizes` [N], and not chosen now.
+
+    A place keeps what it has where none of the others that are drawn for it is small enough. -1 stays. Nothing waits for a GPU.
+    """
     import torch
 
-    now, size, left = chosen.tolist(), sizes.tolist(), round(share * len(chosen))
-    held = set(now)
-    free = [each for each in torch.randperm(len(size), generator=generator).tolist() if each not in held]
-    for place in torch.randperm(len(now), generator=generator).tolist():
-        able = next((each for each in free if size[each] <= size[now[place]]), None) if left else None
-        if able is not None:
-            free.remove(able)
-            now[place], left = able, left - 1
-    return torch.tensor(now)
+    taken, size = chosen >= 0, sizes[chosen.clamp(min=0)]
+    lots = torch.rand(chosen.shape, device=chosen.device).masked_fill(~taken, 2.0).argsort(dim=1).argsort(dim=1)
+    left = (share * taken.sum(dim=1, keepdim=True)).round().long()  # places to be given, the first `left` of the lots
+    held = torch.zeros(len(chosen), len(sizes) + 1, dtype=torch.bool, device=chosen.device)
+    held = held.scatter(1, chosen.remainder(len(sizes) + 1), True)[:, :-1]
+    turn = (
+        torch.rand(held.shape, device=chosen.device).argsort(dim=1).argsort(dim=1)
+    )  # each place has candidates of its own
+    fits = (
+        ~held[:, None] & (sizes <= size[..., None]) & (turn[:, None] % left.clamp(min=1)[..., None] == lots[..., None])
+    )
+    able = fits.any(dim=2) & taken & (lots < left)
+    return chosen.where(~able, fits.int().argmax(dim=2))

@@ -4,6 +4,7 @@ A recent key and a far one are seldom placed alike: the recent one stands at its
 constant distance. Each such group of keys is a `Part` with queries turned for it; `attend` joins them under one softmax.
 `attend_fused` does the same in one call of PyTorch's fused attention: the heads of the parts are laid side by side
 (queries [q1 q2], keys [k1 0] and [0 k2]), so that each key meets only the queries that were turned for it.
+`attend_with_mass` says beside the output what each key got; on a GPU, mass_kernel.py does it.
 
 `sink_window` is the attention of all that keep the first and the last tokens, a `Window`.
 
@@ -12,9 +13,10 @@ Shapes: B batch, H query heads, G key-value heads, T new tokens, S keys of a par
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -83,6 +85,52 @@ def attend(parts: Sequence[Part], layer: Layer) -> tuple[Tensor, list[Tensor]]:
     layer.count(parts)
     scores = [logits(part, layer.scaling, layer.softcap) for part in parts]
     return joint_softmax(scores, [part.values for part in parts], layer.dropout)
+
+
+def attend_with_mass(parts: Iterable[Part], layer: Layer) -> tuple[Tensor, Callable[[int], Tensor]]:
+    """(output [B, H, T, D], a function of n that says what each key of the n-th part got from all queries, [B, H, S]).
+
+    Masks are the same for all heads. Parts may be made while they are asked for: on a GPU each is launched as it comes, so
+    that what the next one waits for may overlap with it.
+    """
+    given: list[Part] = []
+    kernel: Any = None
+    found: list[tuple[Tensor, Tensor]] = []
+    for part in parts:
+        if not given:
+            kernel = mass_kernel(part.queries, layer)
+        given.append(part)
+        if kernel:
+            found.append(kernel.part_attention(part.queries, part.keys, part.values, part.mask, layer.scaling))
+    if not kernel:
+        output, weights = attend(given, layer)
+        return output, lambda n: weights[n].detach().sum(dim=2)
+    layer.count(given)
+    sums = torch.logsumexp(torch.stack([each for _, each in found]), dim=0)
+    output = sum(output * (each - sums).exp()[..., None] for output, each in found)
+    assert isinstance(output, Tensor)
+
+    def mass(n: int) -> Tensor:
+        return kernel.part_mass(given[n].queries, given[n].keys, given[n].mask, sums, layer.scaling)
+
+    return output.to(given[0].values.dtype), mass
+
+
+def mass_kernel(queries: Tensor, layer: Layer) -> Any:
+    """The module of kernels that do `attend_with_mass`; None where they do not apply."""
+    module = kernels("mass_kernel", queries.device) if layer.softcap is None and not layer.dropout else None
+    able = module is not None and queries.dtype in module.TYPES and queries.shape[-1] <= 256
+    return module if able and not torch.is_grad_enabled() else None
+
+
+def kernels(name: str, device: torch.device) -> Any:
+    """The module of this name with Triton kernels, for a GPU; None on a CPU, and where Triton is not installed."""
+    if device.type != "cuda":
+        return None
+    try:
+        return import_module(f"recollect.context.{name}")
+    except ImportError:
+        return None
 
 
 def attend_in_pieces(parts: Sequence[Part], layer: Layer, piece_tokens: int = 8192) -> Tensor:

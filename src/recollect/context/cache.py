@@ -116,6 +116,7 @@ class Layer:
     softcap: float | None
     dropout: float
     counts: dict[str, Any]  # what `stats` reports
+    tally: dict[str, Tensor] = field(default_factory=dict)  # counts that are kept on the device, and added to in place
 
     def count(self, parts: Sequence[Part]) -> None:
         """Note how many keys the chunk's last query may look at; the greatest number is reported by `stats`."""
@@ -124,10 +125,13 @@ class Layer:
             num = num + (part.keys.shape[2] if part.mask is None else part.mask[..., -1, :].sum(-1).max())
         self.attended(num)
 
-    def add(self, **numbers: int) -> None:
-        """Add to what `stats` reports under these names."""
+    def add(self, **numbers: int | Tensor) -> None:
+        """Add to what `stats` reports under these names; tensors have no dimensions."""
         for name, number in numbers.items():
-            self.counts[name] = self.counts.get(name, 0) + number
+            if name in self.tally:
+                self.tally[name] += number
+            else:
+                self.counts[name] = self.counts.get(name, 0) + number
 
     def attended(self, num: Tensor) -> None:
         """Note that a query may look at `num` keys, a tensor without dimensions."""

@@ -18,11 +18,11 @@ Shapes: one row; H query heads, G key-value heads, T new tokens, N events, S sto
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from recollect.context.cache import Layer, State, Unit, append
@@ -30,12 +30,14 @@ from recollect.context.events import Metric, adjacency, pieces, refine, surprisi
 from recollect.context.far import (
     BlockMemory,
     Far,
+    copy_tokens,
     far_queries,
     keep_first,
     leave,
     near_and_far,
-    place_keys,
     representative,
+    store_far,
+    stretch_at_zero,
 )
 from recollect.context.surprise import surprise
 from recollect.errors import InvalidInput
@@ -108,74 +110,84 @@ class EMLLM(BlockMemory):
             0
         ]
 
-    def choose(self, layer: Layer, queries: Tensor) -> Tensor | None:
-        """The events to fetch [1, n], in host memory: the most similar ones, and their neighbours from the queue."""
+    @property
+    def _most(self) -> tuple[int, int]:
+        """How many events can be chosen: by similarity, and as neighbours."""
+        room = round(self.memory_tokens * self.contiguity)
+        similar = self.memory_tokens - room + self.max_event_tokens
+        return similar // self.min_event_tokens + 1, room // self.min_event_tokens + 1
+
+    def choose(self, layer: Layer, queries: Tensor, before: Tensor | None) -> Tensor | None:
+        """The events to fetch [1, n]: the most similar ones, and their neighbours and those that were neighbours before."""
         state = layer.state
         if "representatives" not in state or not self.memory_tokens:
             return None
         mean = far_queries(layer, queries, self.window_tokens).mean(dim=2).flatten()  # [H * D]
-        ranked = (state["representatives"].tensor[0].to(mean) @ mean).argsort(descending=True).tolist()
-        lengths = state["host_events"].tensor[0].tolist()
+        lengths, (num, num_beside) = self.sizes(layer), self._most
+        similarity = state["representatives"].tensor[0].to(mean) @ mean
+        ranked = similarity.topk(min(num, len(lengths))).indices
         room = round(self.memory_tokens * self.contiguity)
-        similar = fill(ranked, lengths, self.memory_tokens - room)
-        beside = [place for event in similar for place in (event + 1, event - 1) if 0 <= place < len(lengths)]
-        queue = state["host_queue"][0].tolist() if "host_queue" in state else []
-        known = set(similar)
-        fresh = [event for event in dict.fromkeys([*beside, *queue]) if event not in known]
-        kept: list[int] = []
-        for event in fresh:
-            if lengths[event] > room:
-                break
-            room -= lengths[event]
-            kept.append(event)
-        state["host_queue"] = torch.tensor([kept], dtype=torch.long)
-        chosen = [*similar, *kept]
-        layer.add(events_recalled=len(chosen), tokens_chosen=sum(lengths[event] for event in chosen))
-        return torch.tensor([chosen])
+        similar = _padded(ranked.masked_fill(~fill(lengths[ranked], self.memory_tokens - room), -1), num)
+        sides = [similar + 1, similar - 1]
+        beside = torch.stack([each.masked_fill((similar < 0) | (each >= len(lengths)), -1) for each in sides], dim=1)
+        wanted = beside.flatten() if before is None else torch.cat([beside.flatten(), before[0, num:].to(similar)])
+        fresh = first_new(wanted, similar, len(lengths))
+        fits = fresh & (lengths[wanted.clamp(min=0)].masked_fill(~fresh, 0).cumsum(0) <= room)
+        kept = wanted.masked_fill(~fits, -1)[fits.long().argsort(descending=True, stable=True)]
+        chosen = torch.cat([similar, _padded(kept, num_beside)])[None]
+        layer.add(events_recalled=(chosen >= 0).sum(), tokens_chosen=self._sizes(layer, chosen).sum())
+        return chosen
 
     def sizes(self, layer: Layer) -> Tensor:
         """The lengths of the events."""
-        return layer.state["host_events"].tensor[0]
+        return layer.shared["events"].tensor[0]
 
-    def _fetch(self, layer: Layer, events: Tensor | None, like: Tensor) -> Far | None:
-        """Keys, turned, and values [1, G, F, D] of these events [1, n]."""
-        if events is None or not events.numel():
+    def _sizes(self, layer: Layer, chosen: Tensor) -> Tensor:
+        """The lengths of chosen events [1, n], 0 for none."""
+        return self.sizes(layer)[chosen.clamp(min=0)].masked_fill(chosen < 0, 0)
+
+    def _tokens(self, layer: Layer, chosen: Tensor) -> Tensor:
+        """The tokens of chosen events [1, n], one event behind the other, filled up with -1 to what the shelf holds, [1, F]."""
+        lengths, sizes = self.sizes(layer), self._sizes(layer, chosen)[0]
+        begins, ends = lengths.cumsum(0) - lengths, sizes.cumsum(0)
+        place = torch.arange(self.shelf_tokens, device=ends.device)
+        number = torch.searchsorted(ends, place, right=True).clamp(
+            max=len(ends) - 1
+        )  # of the event that lies at a place
+        tokens = begins[chosen[0, number].clamp(min=0)] + place - (ends - sizes)[number]
+        return tokens.masked_fill(place >= ends[-1], -1)[None]
+
+    def _fetch(self, layer: Layer, chosen: Tensor | None, like: Tensor) -> Far | None:
+        """Keys, turned, and values [1, G, F, D] of chosen events [1, n], and which of them are there."""
+        if chosen is None:
             return None
-        keys, values = self._copied(layer, sorted(events[0].tolist()), like)
-        return keys, values, None
+        tokens = self._tokens(layer, chosen.to(like.device))
+        keys, values = like.new_zeros(2, 1, like.shape[1], tokens.shape[1], like.shape[3])
+        copy_tokens(layer.state["host_tokens"].tensor, tokens, keys, values, self._stretch(layer, like))
+        layer.add(tokens_copied=(tokens >= 0).sum())
+        return keys, values, (tokens >= 0)[:, None, None]
 
-    def _copied(self, layer: Layer, events: list[int], like: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys, turned to where far queries meet them, and values [1, G, F, D] of events, on the device of `like`."""
-        stored, ends = layer.state["host_tokens"].tensor, self._ends(layer)  # [1, S, 2, G, D], pinned on a GPU
-        lengths = [ends[event + 1] - ends[event] for event in events]
-        room = like.new_empty(1, sum(lengths), *stored.shape[2:])
-        for part, event in zip(room.split(lengths, dim=1), events, strict=True):
-            part.copy_(stored[:, ends[event] : ends[event + 1]], non_blocking=True)
-        layer.add(tokens_copied=sum(lengths))
-        keys, values = room.permute(2, 0, 3, 1, 4)
-        return place_keys(layer, keys, 0, self.window_tokens - 1), values
-
-    @staticmethod
-    def _ends(layer: Layer) -> list[int]:
-        """Where each event begins, and the last ends, among the stored tokens."""
-        return [0, *accumulate(layer.state["host_events"].tensor[0].tolist())]
+    def _stretch(self, layer: Layer, like: Tensor) -> Tensor:
+        return stretch_at_zero(layer, like, self.window_tokens)
 
     def fetch_into(self, layer: Layer, shelf: Shelf, chosen: Tensor) -> None:
-        """Put the events side by side; those that lie there already are moved, the others copied from host memory."""
-        ends, wanted = self._ends(layer), chosen[0].tolist()
-        held: dict[int, int] = shelf.notes.get("held", {})  # event to where it begins on the shelf
-        shelf.notes.clear()  # what breaks off here leaves a shelf of which nothing is known
-        missing = [event for event in wanted if event not in held]
-        begins = accumulate((ends[event + 1] - ends[event] for event in missing), initial=shelf.keys.shape[2])
-        start = held | dict(zip(missing, begins, strict=False))
-        lengths = [ends[event + 1] - ends[event] for event in wanted]
-        spans = [range(start[event], start[event] + num) for event, num in zip(wanted, lengths, strict=True)]
-        places = [place for span in spans for place in span]
-        source, num = torch.tensor(places, device=shelf.keys.device, dtype=torch.long), len(places)
-        for room, new in zip((shelf.keys, shelf.values), self._copied(layer, missing, shelf.keys), strict=True):
-            room[:, :, :num] = torch.cat([room, new], dim=2).index_select(2, source)
-        shelf.seen[:, :num], shelf.seen[:, num:] = True, False
-        shelf.notes["held"] = dict(zip(wanted, accumulate(lengths, initial=0), strict=False))
+        """Put the events side by side; tokens that lie there already are moved, the others copied from host memory.
+
+        All is written in place, so that it can be recorded.
+        """
+        stored, tokens = layer.state["host_tokens"].tensor, self._tokens(layer, chosen.to(shelf.keys.device))
+        held = shelf.notes.setdefault("tokens", torch.full_like(tokens, -1))  # which lie there
+        place = torch.full((stored.shape[1] + 1,), -1, device=tokens.device)  # of each token, if it lies there
+        place.scatter_(0, held[0].remainder(len(place)), torch.arange(held.shape[1], device=tokens.device))
+        source = place[tokens[0]].masked_fill(tokens[0] < 0, -1)
+        held.fill_(-1)  # nothing is known of a shelf where this breaks off
+        for room in (shelf.keys, shelf.values):
+            room.copy_(room.index_select(2, source.clamp(min=0)))
+        fresh = tokens.masked_fill(source >= 0, -1)
+        copy_tokens(stored, fresh, shelf.keys, shelf.values, self._stretch(layer, shelf.keys))
+        layer.add(tokens_copied=(fresh >= 0).sum())
+        held.copy_(tokens)
+        shelf.seen.copy_(tokens >= 0)
 
     def after_step(self, unit: Unit, input_ids: Tensor, logits: Tensor) -> None:
         """Keep the token's surprise, on the device."""
@@ -255,10 +267,11 @@ class EMLLM(BlockMemory):
             self.max_event_tokens,
         )
         packed = sum(lengths)
+        if packed:
+            append(shared, "events", torch.tensor([lengths], dtype=torch.int32, device=full[0]["keys"].device))
         for state in full if packed else ():
             keys, values, mass = (x.detach() for x in leave(state, packed))
-            append(state, "host_tokens", torch.stack([keys, values], dim=1).permute(0, 3, 1, 2, 4).contiguous().cpu())
-            append(state, "host_events", torch.tensor([lengths]))
+            store_far(state, keys, values)
             vectors = representative(
                 _rows(keys, lengths, 0.0), _rows(mass, lengths, -torch.inf), self.num_representatives
             )
@@ -267,22 +280,28 @@ class EMLLM(BlockMemory):
 
     def report(self, unit: Unit) -> dict[str, Any]:
         """Events in host memory, in each layer alike."""
-        stores = [state["host_events"].tensor for state in unit.layers if "host_events" in state]
-        return {"events": stores[0].shape[1] if stores else 0}
+        return {"events": unit.shared["events"].tensor.shape[1] if "events" in unit.shared else 0}
 
 
-def fill(ranked: list[int], lengths: list[int], budget: int) -> list[int]:
-    """Events in their order until `budget` tokens are reached; the last only if that ends nearer to the budget."""
-    chosen: list[int] = []
-    total = 0
-    for event in ranked:
-        if total >= budget:
-            break
-        if total + lengths[event] - budget > budget - total:
-            break
-        chosen.append(event)
-        total += lengths[event]
-    return chosen
+def fill(lengths: Tensor, budget: int) -> Tensor:
+    """Which events are taken [n], of these lengths [n], in their order until `budget` tokens are reached.
+
+    The last one only if that ends nearer to the budget.
+    """
+    return 2 * lengths.cumsum(0) - lengths <= 2 * budget
+
+
+def first_new(events: Tensor, known: Tensor, num: int) -> Tensor:
+    """Where in `events` [n] one stands for the first time that is not in `known` [m]; both of `num` events, or -1 for none."""
+    order, all_events = torch.arange(len(events), device=events.device), events.remainder(num + 1)  # -1 comes to num
+    first = torch.full((num + 1,), len(events), device=events.device)
+    first = first.scatter_reduce(0, all_events, order, "amin").scatter(0, known.remainder(num + 1), -1)
+    return (events >= 0) & (first[all_events] == order)
+
+
+def _padded(events: Tensor, num: int) -> Tensor:
+    """The first `num` of `events` [n], filled up with -1."""
+    return pad(events[:num], (0, max(0, num - len(events))), value=-1)
 
 
 def _rows(x: Tensor, lengths: list[int], padding: float) -> Tensor:

@@ -17,14 +17,14 @@ Shapes: B rows, H query heads, G key-value heads, T new tokens, R recent tokens,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from recollect.context.attention import Part, attend, band
-from recollect.context.cache import Layer, State, Unit
+from recollect.context.attention import Part, attend_with_mass, band, kernels
+from recollect.context.cache import Layer, State, Unit, append
 from recollect.context.policy import ContextMemory
 
 if TYPE_CHECKING:
@@ -43,30 +43,40 @@ class BlockMemory(ContextMemory):
     run_tokens: int  # as many beyond the window are packed away while decoding
     shelf_tokens: int  # room for what is fetched
 
-    def choose(self, layer: Layer, queries: Tensor) -> Tensor | None:
-        """What a look-up with queries [B, H, T, D], not turned, finds [B, n]; None where there is nothing yet."""
+    def choose(self, layer: Layer, queries: Tensor, before: Tensor | None) -> Tensor | None:
+        """What a look-up with queries [B, H, T, D], not turned, finds [B, n], with -1 for none, on their device.
+
+        `before` is what the look-up before it found, if there was one. None where there is nothing to look among yet.
+        """
         raise NotImplementedError
 
     def sizes(self, layer: Layer) -> Tensor:
-        """Tokens of each thing that can be chosen [N], in host memory."""
+        """Tokens of each thing that can be chosen [N], on the device."""
         raise NotImplementedError
 
     def recall(self, layer: Layer, queries: Tensor) -> tuple[Tensor | None, bool]:
         """(what to attend to [B, n] or None, whether it was looked up for this chunk)."""
-        alone = queries.shape[2] == 1
-        known = chosen_before(layer, self.look_up_tokens) if alone else None
-        if known is not None:
-            return known, False
-        chosen = self.choose(layer, queries)
-        keep_chosen(layer.state, chosen if alone else None, layer.num_read, self.look_up_tokens)
+        state, alone = layer.state, queries.shape[2] == 1
+        at, before = looked_up_at(state), state.get("chosen")
+        if alone and at is not None and layer.num_read - at < self.look_up_tokens:
+            return before, False
+        chosen = self.choose(layer, queries, before)
+        note_look_up(state, chosen, layer.num_read if alone and self.look_up_tokens > 1 else None)
         return chosen, True
 
     def fetch_into(self, layer: Layer, shelf: Shelf, chosen: Tensor) -> None:
         """Bring what was chosen [B, n] onto the shelf, and say there what is seen."""
         raise NotImplementedError
 
-    def credit(self, layer: Layer, shelf: Shelf, weights: Tensor) -> None:
-        """Note the attention [B, H, 1, F] that the shelf got from the token that looked up."""
+    @staticmethod
+    def on_gpu_alone(unit: Unit) -> bool:
+        """Whether a look-up needs nothing of the host but its memory, so that it can be recorded as a graph."""
+        stores = [state["host_tokens"].tensor for state in unit.layers]
+        found = kernels("mass_kernel", unit.layers[0]["keys"].device) is not None
+        return found and all(store.is_pinned() for store in stores)
+
+    def credit(self, layer: Layer, shelf: Shelf, mass: Tensor) -> None:
+        """Note the attention [B, H, F] that the shelf got from the token that looked up."""
 
     def after_step(self, unit: Unit, input_ids: Tensor, logits: Tensor) -> None:
         """Note a token that was decoded in place; what to do with it can wait until the run ends."""
@@ -92,25 +102,25 @@ class BlockMemory(ContextMemory):
         return FarRing(self, unit, rotary, layer_type) if self.shelf_tokens and self.can_run(unit) else None
 
 
-def chosen_before(layer: Layer, every: int) -> Tensor | None:
-    """What the last single token that looked up chose [B, n], while fewer than `every` were read since; else None."""
-    known = layer.state.get("host_chosen")
-    return known if known is not None and layer.num_read - int(layer.state["host_chosen_at"][0]) < every else None
+def looked_up_at(state: State) -> int | None:
+    """How many tokens were read before the look-up whose choice serves further tokens; None where the next token looks up."""
+    at = state.get("host_chosen_at")
+    return None if at is None else int(at[0])
 
 
-def keep_chosen(state: State, chosen: Tensor | None, at: int, every: int) -> None:
-    """Note what a single token chose after `at` tokens were read; forget it where it will not be used again."""
-    for name in ("host_chosen", "host_chosen_at"):
-        state.pop(name, None)
-    if chosen is not None and every > 1:
-        state["host_chosen"] = chosen.cpu()
-        state["host_chosen_at"] = torch.full((len(chosen),), at)
+def note_look_up(state: State, chosen: Tensor | None, at: int | None) -> None:
+    """Keep what was chosen [B, n], and with `at` for the tokens that follow on as many that were read."""
+    state.pop("host_chosen_at", None)
+    if chosen is not None:
+        state["chosen"] = chosen
+        if at is not None:
+            state["host_chosen_at"] = torch.full((len(chosen),), at)
 
 
 def near_and_far(
     layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, window: int, fetch: Callable[[], Far | None]
-) -> tuple[Tensor, Tensor | None]:
-    """(output [B, H, T, D], weights of the fetched tokens [B, H, T, F] or None) of a chunk.
+) -> tuple[Tensor, Callable[[], Tensor] | None]:
+    """(output [B, H, T, D], what the fetched tokens got if there are any: a function that works it out, [B, H, F]) of a chunk.
 
     `fetch` hands over what was retrieved, its keys turned by `place_keys` with a distance of `window` - 1; it is called when
     the near part has been launched, so that a copy that is under way on a GPU may overlap with it. The first tokens and those
@@ -123,29 +133,32 @@ def near_and_far(
         values = torch.cat([state["values"].to(values), values], dim=2)
     R, device = keys.shape[2], keys.device
     places = torch.arange(R, device=device)
-    near = Part(
-        layer.rotate(queries, places[R - T :], R), layer.rotate(keys, places, R), values, band(T, R, window, device)
-    )
-    parts = [near]
-    turned = far_queries(layer, queries, window)
+    any_fetched = False
 
-    def add(far_keys: Tensor, far_values: Tensor, mask: Tensor | None) -> None:
-        parts.append(Part(turned, place_keys(layer, far_keys.to(keys), 0, window - 1), far_values.to(keys), mask))
+    def parts() -> Iterator[Part]:
+        turned, far = layer.rotate(queries, places[R - T :], R), far_queries(layer, queries, window)
+        yield Part(turned, layer.rotate(keys, places, R), values, band(T, R, window, device))
 
-    if R - window > 0:  # recent, but beyond the window of some query of the chunk
-        left = slice(0, R - window)
-        add(keys[:, :, left], values[:, :, left], places[R - T :, None] - places[left] >= window)
-    if "first_keys" in state:
-        add(state["first_keys"], state["first_values"], None)
-    fetched = fetch()
-    if fetched is not None:
-        parts.append(Part(turned, *fetched))
-    output, weights = attend(parts, layer)
-    mass = weights[0].detach().sum(dim=2)
+        def placed(far_keys: Tensor, far_values: Tensor, mask: Tensor | None) -> Part:
+            return Part(far, place_keys(layer, far_keys.to(keys), 0, window - 1), far_values.to(keys), mask)
+
+        if window < R:  # recent, but beyond the window of some query of the chunk
+            left = slice(0, R - window)
+            yield placed(keys[:, :, left], values[:, :, left], places[R - T :, None] - places[left] >= window)
+        if "first_keys" in state:
+            yield placed(state["first_keys"], state["first_values"], None)
+        fetched = fetch()
+        if fetched is not None:
+            nonlocal any_fetched
+            any_fetched = True
+            yield Part(far, *fetched)
+
+    output, mass_of = attend_with_mass(parts(), layer)
+    mass = mass_of(0)
     if known:
         mass[..., :known] += state["mass"].to(mass.device)
     state["keys"], state["values"], state["mass"] = keys, values, mass
-    return output, weights[-1] if fetched is not None else None
+    return output, (lambda: mass_of(-1)) if any_fetched else None
 
 
 def far_queries(layer: Layer, queries: Tensor, window: int) -> Tensor:
@@ -190,6 +203,31 @@ def keep_first(state: State, num_first: int, window: int) -> None:
         keys, values, _ = leave(state, ready)
         for name, new in (("first_keys", keys), ("first_values", values)):
             state[name] = torch.cat([state[name], new], dim=2) if name in state else new.clone()
+
+
+def store_far(state: State, keys: Tensor, values: Tensor) -> None:
+    """Append keys and values [B, G, S, D] to `host_tokens` [B, all, 2, G, D], in host memory."""
+    append(state, "host_tokens", torch.stack([keys, values], dim=1).detach().permute(0, 3, 1, 2, 4).contiguous().cpu())
+
+
+def copy_tokens(stored: Tensor, tokens: Tensor, keys: Tensor, values: Tensor, stretch: Tensor) -> None:
+    """Copy tokens of `stored` [B, S, 2, G, D] from host memory into keys and values [B, G, F, D].
+
+    Token `tokens` [B, F] comes to its place among the F, if it is not negative, its key multiplied by `stretch` [D]. On a GPU a
+    kernel reads the host's memory, so that nothing has to wait for the choice.
+    """
+    kernel = kernels("mass_kernel", keys.device) if stored.is_pinned() else None
+    if kernel:
+        kernel.copy_tokens(stored, tokens, keys, values, stretch)
+    else:
+        row, place = (tokens >= 0).nonzero(as_tuple=True)
+        found = stored[row.cpu(), tokens[row, place].cpu()].to(keys)
+        keys[row, :, place], values[row, :, place] = found[:, 0] * stretch, found[:, 1]
+
+
+def stretch_at_zero(layer: Layer, like: Tensor, window: int) -> Tensor:
+    """What a far key [D] is multiplied with in place of `place_keys`: 1, or the factor of a scaling that stretches vectors."""
+    return place_keys(layer, like.new_ones(1, 1, 1, like.shape[-1]), 0, window - 1)[0, 0, 0]
 
 
 def representative(keys: Tensor, mass: Tensor, num: int) -> Tensor:

@@ -8,8 +8,9 @@ once, and a step writes one key and one value and moves the borders of what may 
     near: the window, and behind it room for the tokens of the run
 
 Far keys stand at 0, as in far.py. Near ones stand at their place in the run, so that distances are the true ones. When a
-look-up is due (`reuse` in far.py), the policy fetches into its part of the buffer, layer by layer, within the step; all other
-steps are the same kernels on the same memory, and on a GPU a recorded graph. The output equals that of the readable way.
+look-up is due (`look_up_tokens` in far.py), the policy fetches into its part of the buffer, layer by layer, within the step; all
+other steps are the same kernels on the same memory, and on a GPU a recorded graph. A policy whose look-ups run on the GPU alone
+has them recorded as well, once a run, since what they look among grows. The output equals that of the readable way.
 
 Cost: first tokens, fetched tokens, two runs and the window, keys and values, a layer; the window lies in the memory, too.
 
@@ -28,10 +29,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recollect.context.attention import mass_kernel
 from recollect.context.cache import Layer, Unit
-from recollect.context.far import BlockMemory, chosen_before, keep_chosen, place_keys
+from recollect.context.far import BlockMemory, looked_up_at, note_look_up, place_keys
 from recollect.context.in_place import Room
+from recollect.context.recorded import Recorded
 from recollect.context.rotary import Rotary
+
+COUNTED = ("events_recalled", "tokens_chosen", "tokens_copied")  # by look-ups, which may happen without Python
 
 
 @dataclass
@@ -62,14 +67,14 @@ class FarRing(Room):
             options = {"dtype": state["keys"].dtype, "device": state["keys"].device}
             self.keys, self.values = (torch.zeros(L, B, G, S, D, **options) for _ in range(2))
             self.new = torch.empty(L, B, G, self.run, D, **options)  # keys of the run, as they came
-            self.mass = torch.empty(L, B, state["mass"].shape[1], 1, S - self.far, device=options["device"])
-            self.gained = torch.empty_like(self.mass)  # in this step
+            H = state["mass"].shape[1]
+            self.mass = torch.empty(L, B, H, S - self.far, device=options["device"])
+            self.gained = torch.empty(L, B, H, S, device=options["device"])  # in this step
             self.seen = torch.zeros(L, B, 1, 1, S, dtype=torch.bool, device=options["device"])
-            self.bias = torch.zeros(self.seen.shape, **options)  # 0 where `seen`, else minus infinity
             self.place = torch.zeros(1, dtype=torch.long, device=options["device"])  # steps of the run before this one
             self.waiting = torch.zeros_like(self.place)  # tokens beyond the window when the run began
         self.at = self.place  # where this step's key goes
-        self.near_angles = self.far_angles = (self.keys, self.keys)  # of this step
+        self.angles = (self.keys, self.keys)  # of this step
         shelf = slice(self.first, self.far - self.run)
         self.shelves = [
             Shelf(keys[:, :, shelf], values[:, :, shelf], seen[:, 0, 0, shelf])
@@ -77,6 +82,8 @@ class FarRing(Room):
         ]
         self.num_waiting = 0  # the same as `waiting`
         self.looking = False  # whether this step looks up
+        self.looked_up, self.can_record = Recorded(), False  # steps that do
+        self.tally = {name: torch.zeros_like(self.place[0]) for name in COUNTED}
         self.chosen: list[Tensor | None] = [None] * L
         self.looked_at: int | None = None  # tokens read before the last look-up
         self._left: tuple[weakref.ref[Unit], int] | None = (
@@ -92,7 +99,17 @@ class FarRing(Room):
         rotate = partial(self.rotary.rotate, layer_type=self.layer_type)
         read = unit.num_read + self.num_steps
         return Layer(
-            index, len(unit.layers), unit.layers[index], unit.shared, read, rotate, 1.0, None, 0.0, unit.counts
+            index,
+            len(unit.layers),
+            unit.layers[index],
+            unit.shared,
+            read,
+            rotate,
+            1.0,
+            None,
+            0.0,
+            unit.counts,
+            self.tally,
         )
 
     def enter(self, unit: Unit) -> None:
@@ -100,6 +117,9 @@ class FarRing(Room):
         if self._left is None or self._left[0]() is not unit or self._left[1] != unit.num_read:
             for shelf in self.shelves:
                 shelf.notes.clear()
+        self.looked_at = looked_up_at(unit.layers[0])
+        if self.looked_at is not None and unit.num_read - self.looked_at >= self.policy.look_up_tokens:
+            self.looked_at = None
         self._left, self.num_steps, self.num_waiting = None, 0, unit.layers[0]["keys"].shape[2] - self.window
         self.waiting.fill_(self.num_waiting)
         near = slice(self.far, self.far + self.window)
@@ -114,16 +134,15 @@ class FarRing(Room):
             values[:, :, leaving] = state["values"][:, :, : self.run]
             keys[:, :, near] = layer.rotate(state["keys"][:, :, self.num_waiting :], places, self.window + self.run)
             values[:, :, near] = state["values"][:, :, self.num_waiting :]
-            self.mass[index, :, :, 0, : self.window] = state["mass"][..., self.num_waiting :]
-            known = chosen_before(layer, self.policy.look_up_tokens)
-            if index == 0:
-                self.looked_at = None if known is None else int(state["host_chosen_at"][0])
-            self.chosen[index] = known
-            if known is not None:
+            self.mass[index, ..., : self.window] = state["mass"][..., self.num_waiting :]
+            self.chosen[index] = known = state["chosen"].clone() if "chosen" in state else None
+            if self.looked_at is not None and known is not None:
                 self.policy.fetch_into(layer, self.shelves[index], known)
         self.mass[..., self.window :] = 0
         self.seen[..., : self.first] = True
         self.place.zero_()
+        self.looked_up.forget()
+        self.can_record = self.policy.on_gpu_alone(unit)
 
     def leave(self, unit: Unit) -> None:
         """Give the run back to the memory, and let the policy pack what is ready."""
@@ -132,10 +151,13 @@ class FarRing(Room):
             values = self.values[index, :, :, self.far + self.window :][:, :, :n]
             state["keys"] = torch.cat([state["keys"], self.new[index, :, :, :n]], dim=2)
             state["values"] = torch.cat([state["values"], values], dim=2)
-            mass = self.mass[index, :, :, 0, : self.window + n]
+            mass = self.mass[index, ..., : self.window + n]
             state["mass"] = torch.cat([state["mass"][..., : self.num_waiting], mass], dim=2)
-            if self.looked_at is not None:
-                keep_chosen(state, self.chosen[index], self.looked_at, self.policy.look_up_tokens)
+            note_look_up(state, self.chosen[index], self.looked_at if self.policy.look_up_tokens > 1 else None)
+        for name, number in self.tally.items():
+            if count := int(number):
+                unit.counts[name] = unit.counts.get(name, 0) + count
+                number.zero_()
         unit.num_read += n
         self.num_steps = 0
         self.policy.after_run(unit)
@@ -147,14 +169,8 @@ class FarRing(Room):
         places = torch.arange(self.far - self.run, self.seen.shape[-1], device=self.place.device)
         gone = (places < self.far) & (places <= self.far - self.run + self.waiting + self.place)
         self.seen[..., self.far - self.run :] = gone | ((places > self.far + self.place) & (places <= self.at))
-        self._hide(slice(None))
-        of = partial(self.rotary.angles, self.keys, length=self.window + self.run + 1, layer_type=self.layer_type)
-        self.near_angles = of(self.place + self.window)
-        self.far_angles = of(torch.full_like(self.place, self.window - 1))
-
-    def _hide(self, layers: slice) -> None:
-        """Let the scores of these layers be minus infinity where nothing may be seen."""
-        self.bias[layers].zero_().masked_fill_(~self.seen[layers], -torch.inf)
+        stands = torch.cat([self.place + self.window, torch.full_like(self.place, self.window - 1)])  # near, and far
+        self.angles = self.rotary.angles(self.keys, stands, self.window + self.run + 1, self.layer_type)
 
     def step(self, forward: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
         """Logits [B, 1, V] after one more token of each row, `ids` [B, 1]; `forward` runs the model on them.
@@ -168,13 +184,13 @@ class FarRing(Room):
         if due:
             self.looking = True
             try:
-                output = forward(ids)
+                output = self.looked_up(forward, ids) if self.can_record else forward(ids)
             finally:
                 self.looking = False
             self.looked_at = read
         else:
             output = self.recorded(forward, ids)
-        self.mass += self.gained
+        self.mass += self.gained[..., self.far :]
         self._layer(unit, 0).attended(self.seen.sum(dim=-1).max())
         self.policy.after_step(unit, ids, output)
         self.num_steps += 1
@@ -188,34 +204,42 @@ class FarRing(Room):
         assert self.held is not None
         layer, shelf = self._layer(self.held[1], index), self.shelves[index]
         if self.looking:
-            self.chosen[index] = chosen = self.policy.choose(layer, queries)
+            before = self.chosen[index]
+            chosen = self.policy.choose(layer, queries, before)
             assert chosen is not None  # as `can_run` said
             self.policy.fetch_into(layer, shelf, chosen)
-            self._hide(slice(index, index + 1))
-        H, G, cut = queries.shape[1], keys.shape[1], self.far
-        near = self.rotary.turned(torch.cat([queries, keys], dim=1), *self.near_angles)
-        far = self.rotary.turned(queries, *self.far_angles)
+            if before is not None and before.shape == chosen.shape:
+                before.copy_(chosen)
+            else:
+                self.chosen[index] = chosen.clone()
+        H, cut, keys_here, values_here = queries.shape[1], self.far, self.keys[index], self.values[index]
+        both = torch.cat([queries, keys], dim=1).expand(-1, -1, 2, -1)
+        turned = self.rotary.turned(both, *self.angles)  # near, and far
+        near, far = turned[:, :H, :1], turned[:, :H, 1:]
         for room, at, new in (
-            (self.keys, self.at, near[:, H:]),
-            (self.values, self.at, values),
-            (self.new, self.place, keys),
+            (keys_here, self.at, turned[:, H:, :1]),
+            (values_here, self.at, values),
+            (self.new[index], self.place, keys),
         ):
-            room[index].index_copy_(2, at, new)
-        sides = ((far, slice(cut)), (near[:, :H], slice(cut, None)))
-        scores = [
-            (turned * scaling).unflatten(1, (G, -1)).squeeze(3) @ self.keys[index][:, :, side].transpose(-1, -2)
-            for turned, side in sides
-        ]  # [B, G, H / G, S]
-        weights = torch.softmax(torch.cat(scores, dim=-1) + self.bias[index], dim=-1, dtype=torch.float32)
-        output = (weights.to(values.dtype) @ self.values[index]).flatten(1, 2)[:, :, None]
-        whole = weights.flatten(1, 2)[:, :, None]  # [B, H, 1, S]
-        self.gained[index] = whole[..., cut:]
+            room.index_copy_(2, at, new)
+        kernel = mass_kernel(queries, layer)
+        if kernel:
+            seen, gained = self.seen[index, :, 0, 0], self.gained[index]
+            output = kernel.step_attention(far, near, keys_here, values_here, seen, cut, scaling, gained)
+        else:
+            G = keys.shape[1]
+            scores = [
+                (part * scaling).unflatten(1, (G, -1)).squeeze(3) @ keys_here[:, :, side].transpose(-1, -2)
+                for part, side in ((far, slice(cut)), (near, slice(cut, None)))
+            ]  # [B, G, H / G, S]
+            hidden = torch.cat(scores, dim=-1).masked_fill(~self.seen[index], -torch.inf)
+            weights = torch.softmax(hidden, dim=-1, dtype=torch.float32)
+            output = (weights.to(values.dtype) @ values_here).flatten(1, 2)[:, :, None]
+            self.gained[index] = weights.flatten(1, 2)
         if self.looking:
-            self.policy.credit(layer, shelf, whole[..., self.first : cut - self.run])
+            self.policy.credit(layer, shelf, self.gained[index, ..., self.first : cut - self.run])
         return output
 
     def nbytes(self) -> int:
         """Bytes on the device."""
-        return sum(
-            each.nbytes for each in (self.keys, self.values, self.new, self.mass, self.gained, self.seen, self.bias)
-        )
+        return sum(each.nbytes for each in (self.keys, self.values, self.new, self.mass, self.gained, self.seen))

@@ -21,14 +21,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
-from recollect.context.attention import Part, attend_fused, band, joint_softmax, logits, tail
+from recollect.context.attention import Part, attend_fused, band, joint_softmax, kernels, logits, tail
 from recollect.context.cache import Layer, append
 from recollect.context.far import place_keys, place_queries
 from recollect.context.policy import ContextMemory
@@ -110,8 +110,8 @@ class HiP(ContextMemory):
                 state["chosen"], state["host_end"] = chosen, ends.expand(len(queries)).clone()
         near = start + T - int(ends[-1]) * self.key_block_tokens
         layer.attended((chosen[:, :, -1] >= 0).sum(-1).max() * self.key_block_tokens + near)
-        kernels = _kernels(keys.device) if layer.softcap is None and not layer.dropout else None
-        run = kernels.block_attention if kernels else block_attention
+        kernel = kernels("hip_kernel", keys.device) if layer.softcap is None and not layer.dropout else None
+        run = kernel.block_attention if kernel else block_attention
         return run(
             far_queries,
             near_queries,
@@ -146,9 +146,9 @@ class HiP(ContextMemory):
         sampled = torch.arange(size - 1, -1, -self.query_stride_tokens, device=device)
         at = (torch.arange(N, device=device)[:, None] * size + sampled).clamp(max=T - 1)  # [N, sampled]
         some = queries[:, :, at].unflatten(1, (G, -1)).transpose(2, 3).reshape(B, G, N, -1, D)
-        kernels = _kernels(device)
+        kernel = kernels("hip_kernel", device)
         found, products = search(
-            some, keys, ends, first, self.num_far_tokens // block, block, kernels.rate if kernels else rate
+            some, keys, ends, first, self.num_far_tokens // block, block, kernel.rate if kernel else rate
         )
         layer.counts["search_products"] = layer.counts.get("search_products", 0) + products
         sinks = torch.arange(first, device=device).expand(B, G, N, -1)
@@ -255,14 +255,3 @@ def _dense(layer: Layer, queries: Tensor) -> Tensor:
         scale=layer.scaling,
         enable_gqa=queries.shape[1] != keys.shape[1],
     )
-
-
-def _kernels(device: torch.device) -> Any:
-    """The module with `rate` and `block_attention` for a GPU; None on a CPU, and where Triton is not installed."""
-    if device.type != "cuda":
-        return None
-    try:
-        from recollect.context import hip_kernel
-    except ImportError:
-        return None
-    return hip_kernel

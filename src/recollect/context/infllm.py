@@ -29,19 +29,19 @@ from recollect.context.cache import Layer, State, Unit, append
 from recollect.context.far import (
     BlockMemory,
     Far,
+    copy_tokens,
     far_queries,
     keep_first,
     leave,
     near_and_far,
-    place_keys,
     representative,
+    store_far,
+    stretch_at_zero,
 )
 from recollect.errors import InvalidInput
 
 if TYPE_CHECKING:
     from recollect.context.far_ring import Shelf
-
-Copy = tuple[int, int, int]  # row, slot, block
 
 
 @dataclass
@@ -103,16 +103,15 @@ class InfLLM(BlockMemory):
         """Look up, attend to near and far, then pack what has left the window."""
         chosen, anew = self.recall(layer, queries)
         slots = self._bring(layer, chosen, keys) if chosen is not None else None
-        output, weights = near_and_far(
+        output, mass = near_and_far(
             layer, queries, keys, values, self.window_tokens, lambda: self._fetched(layer, slots)
         )
-        if anew and weights is not None and slots is not None:
-            gained = weights.detach().unflatten(-1, (slots.shape[1], self.block_tokens)).sum(dim=(1, 2, 4))
-            self._credit(layer.state, slots, gained)
+        if anew and mass is not None and slots is not None and self.replacement == "lru-s":
+            layer.state["slot_score"] = self._credited(layer.state["slot_score"], slots, mass())
         self._pack(layer.state)
         return output
 
-    def choose(self, layer: Layer, queries: Tensor) -> Tensor | None:
+    def choose(self, layer: Layer, queries: Tensor, before: Tensor | None) -> Tensor | None:
         """The blocks [B, K] whose representatives have the largest products with the queries, summed over all heads."""
         vectors = layer.state.get("representatives")
         if vectors is None or not self.num_blocks:
@@ -125,107 +124,98 @@ class InfLLM(BlockMemory):
 
     def sizes(self, layer: Layer) -> Tensor:
         """All blocks are alike."""
-        return torch.full((layer.state["representatives"].tensor.shape[1],), self.block_tokens)
+        vectors = layer.state["representatives"].tensor
+        return torch.full((vectors.shape[1],), self.block_tokens, device=vectors.device)
 
-    def _assigned(self, layer: Layer, table: State, chosen: Tensor, like: Tensor) -> tuple[Tensor, list[Copy], State]:
-        """Slots [B, K] for chosen blocks [B, K], what must be copied, and what `table` has to say when it is.
+    def _assigned(self, layer: Layer, held: Tensor, score: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Slots [B, K] for chosen blocks [B, K], the tokens to copy into all slots [B, M * L] or -1, and the scores [B, M] then.
 
         Blocks that are in no slot come into the slots with the least scores, of which none is chosen now.
         """
-        B, device = len(chosen), like.device
-        chosen = chosen.to(device)
-        held, score = table.get("slot_block"), table.get("slot_score")
-        if held is None or score is None:
-            held = torch.full((B, self.num_cached_blocks), -1, device=device)
-            score = torch.zeros(B, self.num_cached_blocks, device=device)
         slots, missing = assign(held, score, chosen)
         score = score.scatter(1, slots, score.gather(1, slots).masked_fill(missing, 0.0))
         if self.replacement == "lru":
-            score = score.scatter(1, slots, layer.num_read + 1.0)
-        told = torch.stack([slots, chosen, missing.long()], dim=-1).tolist()  # the one wait of a look-up
-        copies = [(row, slot, block) for row, each in enumerate(told) for slot, block, copied in each if copied]
-        layer.add(tokens_copied=len(copies) * self.block_tokens)
-        return slots, copies, {"slot_block": held.scatter(1, slots, chosen), "slot_score": score}
-
-    def _copied(self, layer: Layer, copies: list[Copy], like: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys, turned to where far queries meet them, and values [n, G, L, D] of blocks, on the device of `like`."""
-        blocks = layer.state["host_blocks"].tensor  # [B, N, 2, G, L, D], in pinned memory on a GPU
-        copied = like.new_empty(len(copies), *blocks.shape[2:])
-        for to, (row, _, block) in zip(copied, copies, strict=True):
-            to.copy_(blocks[row, block], non_blocking=True)
-        keys, values = copied.unbind(1)
-        turned = place_keys(layer, keys.flatten(0, 1)[None], 0, self.window_tokens - 1)
-        return turned[0].unflatten(0, (len(copies), -1)), values
+            score = score.scatter(1, slots, (score.amax(dim=1, keepdim=True) + 1).expand_as(slots))
+        layer.add(tokens_copied=missing.sum() * self.block_tokens)
+        block = torch.full_like(held, -1).scatter(1, slots, chosen.masked_fill(~missing, -1))[..., None]
+        tokens = block * self.block_tokens + torch.arange(self.block_tokens, device=block.device)
+        return slots, tokens.masked_fill(block < 0, -1).flatten(1), score
 
     def _bring(self, layer: Layer, chosen: Tensor, like: Tensor) -> Tensor:
         """Copy chosen blocks that are in no slot into one, on the device and in the type of `like`; returns slots [B, K].
 
         On a GPU the copies run on a stream of their own; `_fetched` waits for them.
         """
-        state, shape = layer.state, layer.state["host_blocks"].tensor.shape
-        room = state.get("slots")
-        if room is None or (room.dtype, room.device) != (like.dtype, like.device):  # none yet, or the model was moved
-            room = like.new_zeros(shape[0], self.num_cached_blocks, *shape[2:])
-            for name in ("slot_block", "slot_score"):
-                state.pop(name, None)
-        slots, copies, table = self._assigned(layer, state, chosen, like)
-        if copies:
-            stream = _copy_stream(room.device)
-            if stream:
-                stream.wait_stream(torch.cuda.current_stream(room.device))
-            with torch.cuda.stream(stream) if stream else nullcontext():
-                rows, places, _ = torch.tensor(copies, device=room.device).T
-                room = room.clone()
-                room[rows, places, 0], room[rows, places, 1] = self._copied(layer, copies, room)
-        state["slots"] = room
-        state.update(table)
+        state, (B, G, _, D) = layer.state, like.shape
+        keys, values = state.get("slot_keys"), state.get("slot_values")  # [B, G, M * L, D], keys turned
+        if keys is None or values is None or (keys.dtype, keys.device) != (like.dtype, like.device):
+            M = self.num_cached_blocks  # nothing is there yet, or the model was moved
+            keys, values = like.new_zeros(2, B, G, M * self.block_tokens, D)
+            state["slot_block"] = torch.full((B, M), -1, device=like.device)
+            state["slot_score"] = torch.zeros(B, M, device=like.device)
+        chosen = chosen.to(like.device)
+        slots, tokens, score = self._assigned(layer, state["slot_block"], state["slot_score"], chosen)
+        stretch, stream = stretch_at_zero(layer, like, self.window_tokens), _copy_stream(keys.device)
+        if stream:
+            stream.wait_stream(torch.cuda.current_stream(keys.device))
+        with torch.cuda.stream(stream) if stream else nullcontext():
+            keys, values = keys.clone(), values.clone()
+            copy_tokens(state["host_tokens"].tensor, tokens, keys, values, stretch)
+        state["slot_keys"], state["slot_values"], state["slot_score"] = keys, values, score
+        state["slot_block"] = state["slot_block"].scatter(1, slots, chosen)
         return slots
 
     def _fetched(self, layer: Layer, slots: Tensor | None) -> Far | None:
-        """Keys, turned, and values [B, G, K * L, D] in these slots [B, K]."""
+        """Keys, turned, and values [B, G, M * L, D] of all slots, and which of them are these [B, K]."""
         if slots is None:
             return None
-        room = layer.state["slots"]  # [B, M, 2, G, L, D]
-        if stream := _copy_stream(room.device):
-            torch.cuda.current_stream(room.device).wait_stream(stream)
-            room.record_stream(torch.cuda.current_stream(room.device))
-        rows = torch.arange(len(slots), device=room.device)[:, None]
-        keys, values = room[rows, slots.to(room.device)].permute(2, 0, 3, 1, 4, 5).flatten(3, 4)
-        return keys, values, None
+        keys, values = layer.state["slot_keys"], layer.state["slot_values"]
+        if stream := _copy_stream(keys.device):
+            now = torch.cuda.current_stream(keys.device)
+            now.wait_stream(stream)
+            for each in (keys, values):
+                each.record_stream(now)
+        return keys, values, self._seen(slots)[:, None, None]
 
-    def _credit(self, table: State, slots: Tensor, gained: Tensor) -> None:
-        """LRU-S: scores fade, and chosen slots [B, K] gain the attention that their blocks got, [B, K]."""
-        if self.replacement == "lru-s":
-            table["slot_score"] = (self.decay * table["slot_score"]).scatter_add(1, slots, gained)
+    def _seen(self, slots: Tensor) -> Tensor:
+        """Which tokens of all slots lie in these [B, K], [B, M * L]."""
+        seen = torch.zeros(len(slots), self.num_cached_blocks, dtype=torch.bool, device=slots.device)
+        return seen.scatter(1, slots, True).repeat_interleave(self.block_tokens, dim=1)
+
+    def _credited(self, score: Tensor, slots: Tensor, mass: Tensor) -> Tensor:
+        """LRU-S: scores [B, M] fade, and those of chosen slots [B, K] gain what their blocks got of the mass [B, H, M * L]."""
+        gained = mass.unflatten(-1, (-1, self.block_tokens)).sum(dim=(1, 3))
+        return (self.decay * score).scatter_add(1, slots, gained.gather(1, slots))
 
     def fetch_into(self, layer: Layer, shelf: Shelf, chosen: Tensor) -> None:
-        """As `_bring` does, but onto the shelf, which is the slots side by side; takes over what they held."""
-        state, table, shape = layer.state, shelf.notes, (self.num_cached_blocks, self.block_tokens)
-        keys, values = (x.unflatten(2, shape) for x in (shelf.keys, shelf.values))  # [B, G, M, L, D]
-        if "slots" in state:
-            if not table:
-                slots = state["slots"].permute(2, 0, 3, 1, 4, 5)
-                keys.copy_(slots[0])
-                values.copy_(slots[1])
-                table.update(slot_block=state["slot_block"], slot_score=state["slot_score"])
-            for name in ("slots", "slot_block", "slot_score"):
-                del state[name]
-        slots, copies, known = self._assigned(layer, table, chosen, keys)
-        table.clear()  # what breaks off here leaves slots of which nothing is known
-        if copies:
-            rows, places, _ = torch.tensor(copies, device=keys.device).T
-            keys[rows, :, places], values[rows, :, places] = self._copied(layer, copies, keys)
-        shelf.seen.unflatten(1, shape)[:] = (
-            known["slot_block"].new_zeros(len(slots), shape[0]).scatter(1, slots, 1) > 0
-        )[..., None]
-        table.update(known)
-        table["chosen_slots"] = slots
+        """As `_bring` does, but onto the shelf, which is the slots side by side; takes over what they held.
 
-    def credit(self, layer: Layer, shelf: Shelf, weights: Tensor) -> None:
-        """See `_credit`."""
-        slots = shelf.notes["chosen_slots"]
-        gained = weights.unflatten(-1, (-1, self.block_tokens)).sum(dim=(1, 2, 4))  # [B, M]
-        self._credit(shelf.notes, slots, gained.gather(1, slots))
+        All is written in place, so that it can be recorded.
+        """
+        state, notes, device = layer.state, shelf.notes, shelf.keys.device
+        if "slot_keys" in state and not notes:
+            shelf.keys.copy_(state["slot_keys"])
+            shelf.values.copy_(state["slot_values"])
+            notes.update(block=state["slot_block"].clone(), score=state["slot_score"].clone())
+        for name in ("slot_keys", "slot_values", "slot_block", "slot_score"):
+            state.pop(name, None)
+        if not notes:
+            shape = (len(chosen), self.num_cached_blocks)
+            notes.update(block=torch.full(shape, -1, device=device), score=torch.zeros(shape, device=device))
+        chosen = chosen.to(device)
+        slots, tokens, score = self._assigned(layer, notes["block"], notes["score"], chosen)
+        notes["block"].scatter_(1, slots, -1)  # nothing is known of a slot whose copy breaks off
+        stretch = stretch_at_zero(layer, shelf.keys, self.window_tokens)
+        copy_tokens(state["host_tokens"].tensor, tokens, shelf.keys, shelf.values, stretch)
+        notes["block"].scatter_(1, slots, chosen)
+        notes["score"].copy_(score)
+        shelf.seen.copy_(self._seen(slots))
+        notes["slots"] = slots
+
+    def credit(self, layer: Layer, shelf: Shelf, mass: Tensor) -> None:
+        """See `_credited`."""
+        if self.replacement == "lru-s":
+            shelf.notes["score"].copy_(self._credited(shelf.notes["score"], shelf.notes["slots"], mass))
 
     def after_run(self, unit: Unit) -> None:
         """Pack a block in every layer, if there is one."""
@@ -239,15 +229,14 @@ class InfLLM(BlockMemory):
         if num <= 0:
             return
         keys, values, mass = leave(state, num * self.block_tokens)
-        blocks = torch.stack([keys, values], dim=1).detach().unflatten(3, (num, -1))  # [B, 2, G, N, L, D]
-        append(state, "host_blocks", blocks.permute(0, 3, 1, 2, 4, 5).contiguous().cpu())
+        store_far(state, keys, values)
         rows = [x.detach().unflatten(2, (num, -1)).transpose(1, 2).flatten(0, 1) for x in (keys, mass)]
         vectors = representative(rows[0], rows[1], self.num_representatives)  # [B * N, H * D]
         append(state, "representatives", vectors.unflatten(0, (-1, num)))
 
     def report(self, unit: Unit) -> dict[str, Any]:
         """Blocks in host memory, over rows and layers."""
-        stores = [state["host_blocks"].tensor for state in unit.layers if "host_blocks" in state]
+        stores = [state["representatives"].tensor for state in unit.layers if "representatives" in state]
         return {"blocks": sum(store.shape[0] * store.shape[1] for store in stores)}
 
 

@@ -31,6 +31,10 @@ class Recorded:
         """Whether the next call replays a graph."""
         return self._graph is not None
 
+    def forget(self) -> None:
+        """Let go of the graph; the next call records anew."""
+        self._graph = None
+
     def __call__(self, forward: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
         """What `forward(ids)` returns."""
         if self._graph is None and self.refused is None and self.num_eager >= RECORD_AFTER and ids.is_cuda:
