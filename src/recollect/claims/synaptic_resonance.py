@@ -56,7 +56,8 @@ def trained(run: Run, setting: Setting, progress: Progress) -> dict[str, float]:
 
     task = announced(int(run.part.split(":")[1]))
     plan = Plan(num_steps=700 if setting.scale == "small" else 3000, seed=run.seed)
-    model = teach(_model(run.name, run.seed).to(setting.device), task, plan, 16, told)
+    model = _model(run.name, run.seed).to(setting.device)
+    teach(model, task, plan, 16, told)
     return {run.part: score(model, task, 512)}
 
 
