@@ -55,7 +55,9 @@ def test_no_layer_waits_for_its_device(name, settings):
     """On the device without memory whatever asks for a value fails, as it would in a recording."""
     model = make(name, settings, "meta")
     loss = objective_of(model)(*(each.to("meta") for each in labelled(0)))
-    gradients = torch.autograd.grad(loss, [each for each in model.parameters() if each.requires_grad], allow_unused=True)
+    gradients = torch.autograd.grad(
+        loss, [each for each in model.parameters() if each.requires_grad], allow_unused=True
+    )
     assert sum(each is not None for each in gradients) > 4
 
 

@@ -127,9 +127,7 @@ def learn(
     """
     device, recorded = next(model.parameters()).device, Recorded(model, objective)
     with _ahead(batch, plan.num_steps) if device.type == "cuda" else nullcontext(batch) as given:
-        losses = train(
-            model, lambda step: recorded(*(each.to(device) for each in given(step))), plan, folder, progress
-        )
+        losses = train(model, lambda step: recorded(*(each.to(device) for each in given(step))), plan, folder, progress)
     return Learned(losses, recorded.is_recorded, recorded.refused)
 
 
