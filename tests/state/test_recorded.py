@@ -7,12 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers import masking_utils
 
 from recollect.benchmarks.state_tasks import IGNORED, Labeller
 from recollect.state import recorded
+from recollect.state.hmt import HMT
 from recollect.state.layers import layers, make_layer
+from recollect.state.memory_reweaving import MemoryReweaving
 from recollect.state.recorded import Recorded
 from recollect.state.trainer import Plan, _ahead, learn, train
+
+from .decoders import make_decoder, tokens
 
 LAYERS = [
     *((name, {}) for name in layers()),
@@ -100,6 +105,24 @@ def test_what_a_batch_raises_is_raised():
         given(0)
 
 
+def objective_of_decoder(kind, device):
+    """(what is trained, its loss by tokens) of a decoder with a memory around it."""
+    backbone = make_decoder().to(device)
+    if kind == "hmt":
+        model = HMT.from_backbone(backbone, segment_tokens=6, sensory_tokens=2).to(device).train()
+        return model, lambda ids: model(ids, labels=ids).loss
+    around = MemoryReweaving(backbone, kept_tokens=2, memory_tokens=4, segment_tokens=6).to(device).train()
+    return around.adapters, lambda ids: around(ids, labels=ids)["loss"]
+
+
+@pytest.mark.parametrize("kind", ["hmt", "reweaving"])
+def test_no_decoder_waits_for_its_device(kind, monkeypatch):
+    monkeypatch.setattr(masking_utils, "is_tracing", lambda tensor=None: True)  # as it is within a recording
+    model, loss = objective_of_decoder(kind, "meta")
+    found = torch.autograd.grad(loss(tokens(2, 24).to("meta")), list(model.parameters()), allow_unused=True)
+    assert sum(each is not None for each in found) > 4
+
+
 class OnGPU(torch.Tensor):
     """A tensor that says it is on a GPU."""
 
@@ -127,6 +150,8 @@ def test_a_graph_for_each_shape(monkeypatch):
     monkeypatch.setattr(recorded, "MAX_GRAPHS", 2)
     assert float(one(batch_on_gpu(5))) == 15
     assert float(one(torch.ones(5, 3))) == 15
+    one.close()
+    assert not one.is_recorded
 
 
 def test_a_refusal_is_told_and_the_loss_computed(monkeypatch):
@@ -182,6 +207,22 @@ def test_recorded_is_eager_on_a_gpu(gpu, name, settings):
     plain = train(three, lambda step: loss(*(each.to(gpu) for each in labelled(step))), PLAN)
     assert learned.recorded
     assert learned.losses == pytest.approx(plain, rel=2e-3)
+
+
+@on_gpu
+@pytest.mark.parametrize("kind", ["hmt", "reweaving"])
+def test_decoders_with_a_memory_on_a_gpu(gpu, kind):
+    torch.manual_seed(0)
+    model, loss = objective_of_decoder(kind, gpu)
+    one = Recorded(model, loss)
+    for seed in range(3):
+        ids = tokens(4, 24, seed).to(gpu)
+        ours, theirs = one(ids), loss(ids)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+        for mine, plain in zip(gradients(model, ours), gradients(model, theirs), strict=True):
+            torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()) + 1e-7)
+    if one.refused:
+        pytest.skip(f"recording is refused: {one.refused}")
 
 
 @on_gpu

@@ -34,7 +34,7 @@ class Size:
 
 
 SMALL = Size(num_topics=4, num_steps=300, rows=64, width=64, num_seeds=2)
-FULL = Size(num_topics=6, num_steps=1000, rows=256, width=128)
+FULL = Size(num_topics=6, num_steps=1000, rows=256, width=128, num_seeds=2)
 
 
 def trained(run: Run, setting: Setting, progress: Progress) -> dict[str, float]:

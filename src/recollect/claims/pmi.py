@@ -29,7 +29,7 @@ class Size:
 
 
 SMALL = Size(width=48, num_steps=700, num_seeds=1, rows=64, num_layers=3)
-FULL = Size(width=128, num_steps=4000, num_seeds=3, rows=512, num_scenes=16384)
+FULL = Size(width=128, num_steps=3000, num_seeds=3, rows=512, num_scenes=16384)
 
 
 def make(name: str, size: Size) -> Any:

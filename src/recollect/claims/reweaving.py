@@ -102,7 +102,7 @@ def _backbone(setting: Setting, seed: int) -> Any:
         language = cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
         return language + cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
 
-    steps = 1000 if setting.scale == "small" else 4000
+    steps = 1000 if setting.scale == "small" else 3000
     learn(model, loss, batch, Plan(num_steps=steps, learning_rate=2e-3, seed=seed))
     return model.eval()
 
@@ -145,7 +145,7 @@ def _recall(backbone: Any, name: str, setting: Setting, seed: int, progress: Pro
         return output["loss"] + asked
 
     if name != NONE:
-        steps = 400 if setting.scale == "small" else 1500
+        steps = 400 if setting.scale == "small" else 1000
         plan = Plan(num_steps=steps, learning_rate=1e-3, seed=seed, weight_decay=0.0)
         trained = torch.nn.ModuleList(model.adapters)
         for weight in [each for each in trained.parameters() if not each.requires_grad]:

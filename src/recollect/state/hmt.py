@@ -187,8 +187,10 @@ class HMT(nn.Module):
         return hidden[:, head.shape[1] : -1], hidden[:, -1]
 
     def _head(self, recall: Tensor, state: State) -> tuple[Tensor, Tensor]:
-        """[P; sensory] [B, 1 + k, E] and their mask."""
+        """[P; sensory] [B, 1 + k, E] and their mask; P alone before anything was read."""
         one = state["known"].new_ones(len(recall), 1)
+        if not state["known"].any():
+            return recall[:, None], one
         embedded = torch.cat([recall[:, None], self._embed(state["sensory"])], dim=1)
         return embedded, torch.cat([one, state["known"]], dim=1)
 

@@ -6,6 +6,7 @@ recorded, because something in it waits for the GPU, is computed as it is, every
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -41,8 +42,14 @@ class Recorded:
             try:
                 self._graphs[shapes] = _record(_Loss(self._model, self._objective), inputs)
             except Exception as error:  # whatever it was, the step itself can go on
-                self.refused = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
+                self.refused = (str(error).strip() or repr(error)).splitlines()[0][:200]
         return self._graphs.get(shapes, self._objective)(*inputs)
+
+    def close(self) -> None:
+        """Let go of the graphs; they lie in cycles, and with them the memory of a step on the GPU."""
+        if self._graphs:
+            self._graphs.clear()
+            gc.collect()
 
 
 class _Loss(nn.Module):
@@ -64,11 +71,11 @@ def _record(loss: _Loss, inputs: tuple[Tensor, ...]) -> Objective:
     # random numbers and the current stream are afterwards as they were, also where recording breaks off
     with torch.random.fork_rng([device]), torch.cuda.stream(torch.cuda.current_stream(device)):
         try:
-            made = torch.cuda.make_graphed_callables(loss, given, allow_unused_input=True, pool=pool)
+            made: Any = torch.cuda.make_graphed_callables(loss, given, allow_unused_input=True, pool=pool)
         except BaseException:
             _abandon(pool, device)
             raise
-    return made.__dict__.pop("forward")  # without the module, whose cycle would keep the graph's memory
+    return made
 
 
 def _abandon(pool: Any, device: torch.device) -> None:

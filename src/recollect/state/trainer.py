@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -126,9 +126,10 @@ def learn(
     recorded as CUDA graphs, one for each shape of a batch.
     """
     device, recorded = next(model.parameters()).device, Recorded(model, objective)
-    with _ahead(batch, plan.num_steps) if device.type == "cuda" else nullcontext(batch) as given:
+    ahead = _ahead(batch, plan.num_steps) if device.type == "cuda" else nullcontext(batch)
+    with closing(recorded), ahead as given:
         losses = train(model, lambda step: recorded(*(each.to(device) for each in given(step))), plan, folder, progress)
-    return Learned(losses, recorded.is_recorded, recorded.refused)
+        return Learned(losses, recorded.is_recorded, recorded.refused)
 
 
 @contextmanager
