@@ -26,11 +26,11 @@ def test_rows_are_resumed_and_not_measured_again(tmp_path):
     one = bench.run(TINY, ["GRU"])
     assert [(row["settings"]["state_size"], row["rate"]) for row in one["rows"]] == [
         (16, 1e-2),
-        (16, 1e-3),
         (64, 1e-2),
+        (16, 1e-3),
         (64, 1e-3),
     ]
-    assert [row["state_bytes"] for row in one["rows"]] == [2 * 16 * 4, 2 * 16 * 4, 2 * 64 * 4, 2 * 64 * 4]
+    assert [row["state_bytes"] for row in one["rows"]] == [2 * size * 4 for size in (16, 64, 16, 64)]
     done = []
     both = bench.run(TINY, ["GRU", "attention"], earlier=one, progress=lambda what, *_: done.append(what.split(":")[0]))
     assert done == ["attention", "attention"]
@@ -62,11 +62,35 @@ def test_of_each_size_the_best_rate_counts():
     assert [row["rate"] for row in bench.best({"rows": rows, "setup": setup})] == [1e-3]
 
 
+def test_a_cut_run_leaves_a_fair_picture():
+    found = bench.specs(replace(TINY, rates=(1e-3, 1e-2, 3e-3)))
+    each = len(found) // 3
+    assert [spec["rate"] for spec in found] == [3e-3] * each + [1e-3] * each + [1e-2] * each
+    assert {spec["line"] for spec in found[:each]} == bench.entries(TINY).keys()
+    assert [spec | {"rate": 0} for spec in found[:each]] == [spec | {"rate": 0} for spec in found[each : 2 * each]]
+    slow = [number for number, spec in enumerate(found[:each]) if spec["layer"].startswith(bench.SLOW)]
+    gaps = [two - one for one, two in zip([-1, *slow], [*slow, each], strict=True)]
+    assert max(gaps) <= 2 * each / len(slow)
+
+
+def test_a_model_that_has_learned_stops(monkeypatch):
+    monkeypatch.setattr(bench, "ENOUGH", 100.0)
+    row = bench.measure(replace(TINY, num_steps=90), {"line": "GRU", "layer": "gru", "settings": {}, "rate": 1e-3})
+    assert row["steps"] == 50
+    assert row["recorded"] is False
+    assert "refused" not in row
+    monkeypatch.setattr(bench, "ENOUGH", 0.0)
+    assert (
+        bench.measure(replace(TINY, num_steps=60), {k: row[k] for k in ("line", "layer", "settings", "rate")})["steps"]
+        == 60
+    )
+
+
 def test_a_run_that_diverges_has_a_row_that_says_so(monkeypatch):
     def diverge(*_, **__):
         raise InvalidInput("learning_rate: the loss is nan at step 1; use a smaller one.")
 
-    monkeypatch.setattr("recollect.benchmarks.state_tasks.fit", diverge)
+    monkeypatch.setattr("recollect.benchmarks.state_tasks.teach", diverge)
     row = bench.measure(TINY, {"line": "GRU", "layer": "gru", "settings": {}, "rate": 1.0}, "cpu")
     assert row["why_not"].startswith("learning_rate: the loss is")
 

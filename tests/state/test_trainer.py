@@ -8,7 +8,7 @@ import torch
 from recollect.errors import Conflict, InvalidInput
 from recollect.state.layer import detach
 from recollect.state.lm import memory_lm
-from recollect.state.trainer import CHECKPOINT, Plan, segments, train
+from recollect.state.trainer import CHECKPOINT, STEADY, Plan, segments, train
 
 PLAN = Plan(num_steps=12, learning_rate=1e-2, warmup_steps=2, save_steps=5)
 
@@ -70,6 +70,16 @@ def test_a_loss_that_is_not_finite_stops_the_run():
     model = make()
     with pytest.raises(InvalidInput, match="learning_rate: the loss is nan at step 0"):
         train(model, lambda step: model.embed.weight.sum() * float("nan"), PLAN)
+
+
+def test_a_run_that_has_learned_ends_and_is_not_taken_up_again(tmp_path):
+    model, plan = make(), Plan(num_steps=80, learning_rate=1e-4, enough=100.0)
+    losses = train(model, loss_of(model), plan, tmp_path)
+    assert len(losses) == STEADY
+    assert train(make(), loss_of(model, stop_at=STEADY), plan, tmp_path) == losses
+    assert not plan.is_over([99.0] * 20 + [101.0] + [99.0] * (STEADY - 1))
+    assert plan.is_over([101.0] + [99.0] * STEADY)
+    assert not Plan(num_steps=80).is_over([0.0] * 79)
 
 
 def test_segments_add_up_and_their_gradient_stops_at_borders():

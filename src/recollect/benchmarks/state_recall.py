@@ -20,7 +20,9 @@ from recollect.benchmarks.jobs import each
 from recollect.benchmarks.provenance import provenance
 from recollect.errors import Conflict, InvalidInput, Unavailable
 
-BLOCKS, HEADS = 2, 2
+BLOCKS = 2
+SLOW = ("titans", "lssl", "longvq")
+ENOUGH = 0.01  # nats: a model whose loss stays below this has learned, and is asked at once
 Progress = Callable[[str, int, int], None]  # what was done last, done, of
 
 
@@ -88,34 +90,46 @@ def entries(setup: Setup) -> dict[str, list[tuple[str, dict[str, Any]]]]:
 
 
 def specs(setup: Setup, lines: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Each run to be made, the slow ones first. Raises InvalidInput for an unknown line."""
+    """Each run to be made: of all layers at the middle rate first, the slow layers among the others, so that what there is at
+    any time is a fair picture. Raises InvalidInput for an unknown line."""
     known = entries(setup)
     for line in lines or ():
         if line not in known:
             raise InvalidInput(f"layers: {line!r:.40} is not known; use some of {', '.join(known)}.")
     found = [
-        {"line": line, "layer": layer, "settings": settings, "rate": rate}
+        {"line": line, "layer": layer, "settings": settings}
         for line in known
         for layer, settings in known[line]
-        for rate in setup.rates
         if lines is None or line in lines
     ]
-    return sorted(found, key=lambda spec: not spec["layer"].startswith(("titans", "lssl")))
+    slow = [each for each in found if each["layer"].startswith(SLOW)]
+    fast = [each for each in found if each not in slow]
+    places = [(number / len(some), each) for some in (fast, slow) for number, each in enumerate(some, 1)]
+    ordered = [each for _, each in sorted(places, key=lambda placed: placed[0])]
+    rates = sorted(setup.rates)
+    middle = len(rates) // 2
+    near = sorted(range(len(rates)), key=lambda number: abs(number - middle))
+    return [each | {"rate": rates[number]} for number in near for each in ordered]
 
 
 def measure(setup: Setup, spec: Mapping[str, Any], device: str = "cpu") -> dict[str, Any]:
-    """Train and ask one model: the spec with its bytes of state, accuracy, last loss and seconds."""
+    """Train and ask one model: the spec with its bytes of state, accuracy, last loss, steps and seconds.
+
+    A model that has learned stops early. `recorded` says whether its steps were CUDA graphs, `refused` why not on a GPU.
+    """
     import torch
 
-    from recollect.benchmarks.state_tasks import fit, score
+    from recollect.benchmarks.state_tasks import score, teach
+    from recollect.state.lm import memory_lm
     from recollect.state.trainer import Plan
 
     torch.set_num_threads(1)
-    began, task, seen = time.perf_counter(), setup.make_task(), []
-    plan = Plan(setup.num_steps, spec["rate"], warmup_steps=setup.num_steps // 20, seed=setup.seed)
+    began, task = time.perf_counter(), setup.make_task()
+    plan = Plan(setup.num_steps, spec["rate"], warmup_steps=setup.num_steps // 20, seed=setup.seed, enough=ENOUGH)
     blocks = [{"layer": spec["layer"], **spec["settings"]}] * BLOCKS
     try:
-        model = fit(task, blocks, setup.dim, plan, setup.batch_rows, device, lambda step, of, what: seen.append(what))
+        model: Any = memory_lm(task.vocabulary, setup.dim, blocks, setup.seed)
+        learned = teach(model.to(device), task, plan, setup.batch_rows)
         accuracy = score(model, task, 512, max(64, setup.batch_rows))
     except (InvalidInput, torch.OutOfMemoryError) as error:
         return {**spec, "why_not": str(error)[:200], "seconds": round(time.perf_counter() - began, 1)}
@@ -125,7 +139,10 @@ def measure(setup: Setup, spec: Mapping[str, Any], device: str = "cpu") -> dict[
         "state_bytes": model.state_bytes(tokens),
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "accuracy": round(accuracy, 4),
-        "loss": float(seen[-1].split()[-1]),
+        "loss": round(learned.losses[-1], 4),
+        "steps": len(learned.losses),
+        "recorded": learned.recorded,
+        **({"refused": learned.refused} if learned.refused else {}),
         "seconds": round(time.perf_counter() - began, 1),
     }
 
@@ -210,7 +227,7 @@ def show(result: Mapping[str, Any], console: Any) -> None:
     from rich.table import Table
 
     setup = result["setup"]
-    table = Table("layer", "settings", "state bytes", "accuracy", "rate", "parameters", "s")
+    table = Table("layer", "settings", "state bytes", "accuracy", "rate", "parameters", "steps", "s")
     for row in best(result):
         settings = ", ".join(f"{name} {value}" for name, value in row["settings"].items())
         table.add_row(
@@ -220,6 +237,7 @@ def show(result: Mapping[str, Any], console: Any) -> None:
             f"{row['accuracy']:.3f}",
             f"{row['rate']:g}",
             f"{row['parameters']:,}",
+            f"{row.get('steps', setup['num_steps']):,}",
             f"{row['seconds']:.0f}",
         )
     console.print(table)
@@ -228,7 +246,7 @@ def show(result: Mapping[str, Any], console: Any) -> None:
             console.print(f"{row['line']} at {row['rate']:g}: {row['why_not']}")
     console.print(
         f"{setup['task']}, {setup['length']} tokens, {setup['num_pairs']} pairs; {BLOCKS} blocks of width {setup['dim']}, "
-        f"{setup['num_steps']} steps of {setup['batch_rows']} rows on {result['device']}; chance {result['chance']:.3f}. "
+        f"up to {setup['num_steps']} steps of {setup['batch_rows']} rows on {result['device']}; chance {result['chance']:.3f}. "
         f"{result['left_out']} runs left out, {result['total_seconds']:.0f} s."
     )
 

@@ -28,7 +28,7 @@ from recollect.benchmarks.haystack import mqar
 from recollect.errors import InvalidInput
 from recollect.state.layers import make_layer
 from recollect.state.lm import MemoryLM, memory_lm
-from recollect.state.trainer import Plan, Progress, train
+from recollect.state.trainer import Learned, Plan, Progress, learn
 
 Batch = tuple[Tensor, Tensor]
 IGNORED = -100
@@ -185,22 +185,25 @@ def fit(
 ) -> MemoryLM:
     """A MemoryLM of these blocks, trained on a task. `settings` are its config's."""
     model = memory_lm(task.vocabulary, dim, blocks, plan.seed, **settings).to(device)  # pyright: ignore
-    return teach(model, task, plan, batch_rows, progress)
+    teach(model, task, plan, batch_rows, progress)
+    return model
 
 
 def teach(
     model: MemoryLM, task: Task, plan: Plan, batch_rows: int = 64, progress: Progress = lambda *_: None
-) -> MemoryLM:
-    """The model, trained on a task; batches are made anew at each step."""
+) -> Learned:
+    """Train a model on a task, in place; batches are made anew at each step."""
 
-    def loss(step: int) -> Tensor:
-        tokens, labels = (each.to(model.device) for each in task.make(batch_rows, plan.seed * 1_000_003 + step))
+    def loss(tokens: Tensor, labels: Tensor) -> Tensor:
         logits = model(tokens, use_cache=False).logits
         loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
         return loss + model.auxiliary_loss()
 
-    train(model, loss, plan, progress=progress)
-    return model.eval()
+    learned = learn(
+        model, loss, lambda step: task.make(batch_rows, plan.seed * 1_000_003 + step), plan, progress=progress
+    )
+    model.eval()
+    return learned
 
 
 def score(model: MemoryLM, task: Task, num_rows: int = 256, batch_rows: int = 64, seed: int = 7_654_321) -> float:

@@ -34,7 +34,7 @@ class Size:
 
 
 SMALL = Size(num_topics=4, num_steps=300, rows=64, width=64, num_seeds=2)
-FULL = Size(num_topics=6, num_steps=1000, rows=256, width=128)
+FULL = Size(num_topics=6, num_steps=1000, rows=256, width=128, num_seeds=2)
 
 
 def trained(run: Run, setting: Setting, progress: Progress) -> dict[str, float]:
@@ -77,7 +77,7 @@ def _trained(size: Size, recall: bool, shown: bool, device: str, seed: int, prog
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from recollect.state.hmt import HMT
-    from recollect.state.trainer import Plan, train
+    from recollect.state.trainer import Plan, learn
 
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -97,8 +97,10 @@ def _trained(size: Size, recall: bool, shown: bool, device: str, seed: int, prog
     )
     rng = Random(f"train {seed}")
 
-    def loss(step: int) -> Tensor:
-        ids = torch.tensor(texts(rng, size.rows, 2 + step % (size.num_topics - 1)), device=device)
+    def batch(step: int) -> tuple[Tensor]:
+        return (torch.tensor(texts(rng, size.rows, 2 + step % (size.num_topics - 1))),)
+
+    def loss(ids: Tensor) -> Tensor:
         output = model(ids, labels=_labels(ids))
         assert output.loss is not None
         return output.loss + 0.3 * _recall_loss(output, ids) if shown else output.loss
@@ -106,7 +108,7 @@ def _trained(size: Size, recall: bool, shown: bool, device: str, seed: int, prog
     def tell(step: int, total: int, what: str) -> None:
         progress(f"step {step} of {total}: {what}")
 
-    train(model, loss, Plan(size.num_steps, 3e-3, 20, weight_decay=0.01, seed=seed), progress=tell)
+    learn(model, loss, batch, Plan(size.num_steps, 3e-3, 20, weight_decay=0.01, seed=seed), progress=tell)
     return model.eval()
 
 

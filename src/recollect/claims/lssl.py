@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recollect.benchmarks.state_tasks import Labeller, delayed, waves
+from recollect.benchmarks.state_tasks import Batch, Labeller, delayed, waves
 from recollect.claims.claim import Claim, Progress, Row, Setting
 from recollect.claims.runs import Run, averages, grid
-from recollect.state.trainer import Plan, train
+from recollect.state.trainer import Plan, learn
 
 FIXED, RANDOM, FULL, DIAGONAL, LSTM, GRU = "LSSL-f", "LSSL-f, random matrix", "LSSL", "S4D", "LSTM", "GRU"
 FROZEN = {"learn_matrix": False, "learn_step": False}
@@ -35,15 +35,17 @@ def delay_error(name: str, delay: int, steps: int, seed: int, device: str, progr
     layer, settings = LAYERS[name]
     model = Labeller(1, 1, 16, layer, seed, **settings).to(device)
 
-    def error(seed: int, rows: int) -> Tensor:
-        x, target = (each.to(device) for each in delayed(rows, 2 * delay, _generator(seed), delay))
+    def error(x: Tensor, target: Tensor) -> Tensor:
         return (model(x)[:, delay:, 0] - target[:, delay:]).square().mean()
+
+    def batch(seed: int, rows: int) -> Batch:
+        return delayed(rows, 2 * delay, _generator(seed), delay)
 
     plan = Plan(num_steps=steps, learning_rate=2e-2, weight_decay=0.0, seed=seed)
     report = lambda step, of, what: progress(f"step {step} of {of}: {what}")  # noqa: E731
-    train(model, lambda step: error(seed * 1_000_003 + step, 16), plan, progress=report)
+    learn(model, error, lambda step: batch(seed * 1_000_003 + step, 16), plan, progress=report)
     with torch.no_grad():
-        return float(error(-1 - seed, 128))
+        return float(error(*(each.to(device) for each in batch(-1 - seed, 128))))
 
 
 def wave_accuracy(name: str, steps: int, seed: int, device: str, progress: Progress) -> tuple[float, float]:
@@ -51,12 +53,14 @@ def wave_accuracy(name: str, steps: int, seed: int, device: str, progress: Progr
     layer, settings = LAYERS[name]
     model = Labeller(1, 10, 16, layer, seed, **settings).to(device)
 
-    def loss(step: int) -> Tensor:
-        x, labels = waves(32, 128, _generator(seed * 1_000_003 + step))
-        return F.cross_entropy(model(x.to(device))[:, -1], labels.to(device))
+    def loss(x: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(model(x)[:, -1], labels)
+
+    def batch(step: int) -> Batch:
+        return waves(32, 128, _generator(seed * 1_000_003 + step))
 
     plan = Plan(num_steps=steps, learning_rate=1e-2, weight_decay=0.0, seed=seed)
-    train(model, loss, plan, progress=lambda step, of, what: progress(f"step {step} of {of}: {what}"))
+    learn(model, loss, batch, plan, progress=lambda step, of, what: progress(f"step {step} of {of}: {what}"))
     x, labels = waves(512, 128, _generator(-1 - seed))
     with torch.no_grad():
         whole = float((model(x.to(device))[:, -1].argmax(-1).cpu() == labels).float().mean())

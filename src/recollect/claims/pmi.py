@@ -29,7 +29,7 @@ class Size:
 
 
 SMALL = Size(width=48, num_steps=700, num_seeds=1, rows=64, num_layers=3)
-FULL = Size(width=128, num_steps=4000, num_seeds=3, rows=512, num_scenes=16384)
+FULL = Size(width=128, num_steps=3000, num_seeds=3, rows=512, num_scenes=16384)
 
 
 def make(name: str, size: Size) -> Any:
@@ -87,19 +87,21 @@ def trained(run: Run, setting: Setting, progress: Progress) -> dict[str, float]:
     """Share of questions answered, on relations and on single objects."""
     import torch
 
-    from recollect.state.trainer import Plan, train
+    from recollect.state.trainer import Plan, learn
 
     size = SMALL if setting.scale == "small" else FULL
     torch.manual_seed(run.seed)
     network = make(run.name, size).to(setting.device)
 
-    def loss(step: int) -> Tensor:
-        generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
-        tokens, answers, _ = (each.to(setting.device) for each in scenes(size.rows, generator))
+    def loss(tokens: Tensor, answers: Tensor) -> Tensor:
         return torch.nn.functional.cross_entropy(network(tokens), answers)
 
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        tokens, answers, _ = scenes(size.rows, torch.Generator().manual_seed(run.seed * 1_000_003 + step))
+        return tokens, answers
+
     plan = Plan(size.num_steps, 2e-3, 50, weight_decay=0.01, seed=run.seed)
-    train(network, loss, plan, progress=lambda step, total, what: progress(f"step {step} of {total}: {what}"))
+    learn(network, loss, batch, plan, progress=lambda step, total, what: progress(f"step {step} of {total}: {what}"))
     tokens, answers, relation = scenes(size.num_scenes, torch.Generator().manual_seed(-1 - run.seed))
     with torch.no_grad():
         right = (network(tokens.to(setting.device)).argmax(dim=-1).cpu() == answers).float()

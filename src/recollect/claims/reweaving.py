@@ -79,7 +79,7 @@ def _backbone(setting: Setting, seed: int) -> Any:
     from torch.nn.functional import cross_entropy
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from recollect.state.trainer import Plan, train
+    from recollect.state.trainer import Plan, learn
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -94,15 +94,16 @@ def _backbone(setting: Setting, seed: int) -> Any:
         made: Any = LlamaForCausalLM(config)
         model = made.to(setting.device)
 
-    def loss(step: int) -> Any:
-        tokens, labels, _ = (torch.from_numpy(each).to(model.device) for each in stream(32, seed * 7919 + step, 1))
-        logits = model(input_ids=tokens, use_cache=False).logits.float()
-        asked = labels >= 0
-        language = cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
-        return language + cross_entropy(logits[asked], labels[asked])
+    def batch(step: int) -> list[Any]:
+        return [torch.from_numpy(each) for each in stream(32, seed * 7919 + step, 1)[:2]]
 
-    steps = 1000 if setting.scale == "small" else 4000
-    train(model, loss, Plan(num_steps=steps, learning_rate=2e-3, seed=seed))
+    def loss(tokens: Any, labels: Any) -> Any:
+        logits = model(input_ids=tokens, use_cache=False).logits.float()
+        language = cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+        return language + cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
+
+    steps = 1000 if setting.scale == "small" else 3000
+    learn(model, loss, batch, Plan(num_steps=steps, learning_rate=2e-3, seed=seed))
     return model.eval()
 
 
@@ -111,7 +112,7 @@ def _recall(backbone: Any, name: str, setting: Setting, seed: int, progress: Pro
     from torch.nn import functional as F
 
     from recollect.state.memory_reweaving import MemoryReweaving
-    from recollect.state.trainer import Plan, train
+    from recollect.state.trainer import Plan, learn
 
     class Random(MemoryReweaving):
         def choose(self, losses: Any) -> Any:
@@ -135,24 +136,25 @@ def _recall(backbone: Any, name: str, setting: Setting, seed: int, progress: Pro
         if name == COPY:
             adapter.reconstruct = lambda latents: F.layer_norm(latents, latents.shape[-1:])
 
-    def loss(step: int) -> Any:
-        tokens, labels, _ = (
-            torch.from_numpy(each).to(setting.device) for each in stream(16, seed * 104729 + step, SEGMENTS)
-        )
+    def batch(step: int) -> list[Any]:
+        return [torch.from_numpy(each) for each in stream(16, seed * 104729 + step, SEGMENTS)[:2]]
+
+    def loss(tokens: Any, labels: Any) -> Any:
         output = model(tokens, labels=tokens)
-        asked = labels >= 0
-        return output["loss"] + F.cross_entropy(output["logits"][asked].float(), labels[asked])
+        asked = F.cross_entropy(output["logits"].flatten(0, 1).float(), labels.flatten(), ignore_index=-100)
+        return output["loss"] + asked
 
     if name != NONE:
-        steps = 400 if setting.scale == "small" else 1500
+        steps = 400 if setting.scale == "small" else 1000
         plan = Plan(num_steps=steps, learning_rate=1e-3, seed=seed, weight_decay=0.0)
         trained = torch.nn.ModuleList(model.adapters)
         for weight in [each for each in trained.parameters() if not each.requires_grad]:
             weight.grad = None
         model.train()
-        train(
+        learn(
             _Trained(model),
             loss,
+            batch,
             plan,
             progress=lambda step, total, what: progress(f"step {step} of {total}: {what}"),
         )

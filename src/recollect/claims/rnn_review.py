@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recollect.benchmarks.state_tasks import IGNORED, Labeller, adding, both_sides
+from recollect.benchmarks.state_tasks import IGNORED, Batch, Labeller, adding, both_sides
 from recollect.claims.claim import Claim, Progress, Row, Setting
 from recollect.claims.runs import Run, averages, grid
-from recollect.state.trainer import Plan, train
+from recollect.state.trainer import Plan, learn
 
 LSTM, ELMAN, GRU, BOTH = "LSTM", "Elman network", "GRU", "bidirectional LSTM"
 LAYERS = {LSTM: ("lstm", {}), ELMAN: ("elman-rnn", {}), GRU: ("gru", {})}
@@ -28,12 +28,14 @@ def adding_error(layer: str, settings: dict, steps: int, seed: int, device: str,
     """Mean squared error on 100 tokens after training; a constant guess has 1/6."""
     model = Labeller(2, 1, 48, layer, seed, **settings).to(device)
 
-    def loss(step: int) -> Tensor:
-        x, target = adding(64, 100, _generator(seed * 1_000_003 + step))
-        return (model(x.to(device))[:, -1, 0] - target.to(device)).square().mean()
+    def loss(x: Tensor, target: Tensor) -> Tensor:
+        return (model(x)[:, -1, 0] - target).square().mean()
+
+    def batch(step: int) -> Batch:
+        return adding(64, 100, _generator(seed * 1_000_003 + step))
 
     plan = Plan(num_steps=steps, learning_rate=5e-3, weight_decay=0.0, seed=seed)
-    train(model, loss, plan, progress=lambda step, of, what: progress(f"step {step} of {of}: {what}"))
+    learn(model, loss, batch, plan, progress=lambda step, of, what: progress(f"step {step} of {of}: {what}"))
     x, target = adding(512, 100, _generator(-1 - seed))
     with torch.no_grad():
         return float((model(x.to(device))[:, -1, 0].cpu() - target).square().mean())
@@ -43,12 +45,14 @@ def sides_accuracy(layer: str, dim: int, steps: int, seed: int, device: str, pro
     """Share of right answers about bits three places before and after."""
     model = Labeller(2, 2, dim, layer, seed).to(device)
 
-    def loss(step: int) -> Tensor:
-        x, labels = both_sides(64, 24, _generator(seed * 1_000_003 + step))
-        return F.cross_entropy(model(x.to(device)).flatten(0, 1), labels.flatten().to(device), ignore_index=IGNORED)
+    def loss(x: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(model(x).flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+
+    def batch(step: int) -> Batch:
+        return both_sides(64, 24, _generator(seed * 1_000_003 + step))
 
     plan = Plan(num_steps=steps, learning_rate=3e-3, weight_decay=0.0, seed=seed)
-    train(model, loss, plan, progress=lambda step, of, what: progress(f"step {step} of {of}: {what}"))
+    learn(model, loss, batch, plan, progress=lambda step, of, what: progress(f"step {step} of {of}: {what}"))
     x, labels = both_sides(512, 24, _generator(-1 - seed))
     with torch.no_grad():
         guess = model(x.to(device)).argmax(-1).cpu()

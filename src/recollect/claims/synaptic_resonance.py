@@ -55,8 +55,9 @@ def trained(run: Run, setting: Setting, progress: Progress) -> dict[str, float]:
         progress(f"step {step} of {total}: {what}")
 
     task = announced(int(run.part.split(":")[1]))
-    plan = Plan(num_steps=700 if setting.scale == "small" else 3000, seed=run.seed)
-    model = teach(_model(run.name, run.seed).to(setting.device), task, plan, 16, told)
+    plan = Plan(num_steps=700 if setting.scale == "small" else 2000, seed=run.seed)
+    model = _model(run.name, run.seed).to(setting.device)
+    teach(model, task, plan, 16, told)
     return {run.part: score(model, task, 512)}
 
 

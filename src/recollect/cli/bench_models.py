@@ -228,7 +228,7 @@ def sirllm(
 
 @app.command(
     epilog="Examples:  recollect bench recall --layers 'attention,linear attention,MoM'"
-    "   |   recollect bench recall --device cuda --workers 6 --rates 1e-3,3e-3 --results results --plots docs"
+    "   |   recollect bench recall --device cuda --rows 128 --steps 3000 --rates 1e-3,3e-3,1e-2 --limit-s 900 --results results"
 )
 def recall(
     layers: Annotated[
@@ -247,8 +247,10 @@ def recall(
     length: Annotated[int, typer.Option(min=8, help="Tokens of a sequence.")] = 128,
     width: Annotated[int, typer.Option(min=8, help="Width of the model.")] = 64,
     rows: Annotated[int, typer.Option(min=1, help="Sequences a step.")] = 64,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 1000,
-    rates: Annotated[str, typer.Option(help="Learning rates, of which the best counts, as 1e-3,3e-3.")] = "3e-3",
+    steps: Annotated[int, typer.Option(min=1, help="Steps of training at most; fewer once it is learned.")] = 1000,
+    rates: Annotated[
+        str, typer.Option(help="Learning rates, of which the best counts, as 1e-3,3e-3; the middle one first.")
+    ] = "3e-3",
     workers: Annotated[int, typer.Option(min=1, help="Processes that train side by side.")] = 1,
     limit_s: Annotated[float, typer.Option(min=1, help="Seconds after which no further run is begun.")] = 1e6,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",

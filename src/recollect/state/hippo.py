@@ -59,12 +59,13 @@ def normal_legs(size: int) -> tuple[Tensor, Tensor]:
 def discretize(A: Tensor, B: Tensor, step: Tensor, alpha: float = 0.5) -> tuple[Tensor, Tensor]:
     """(A [H, N, N], B [H, N]) of x_t = A x_{t-1} + B u_t, for steps [H], by the generalised bilinear transform.
 
-    `alpha` 0: Euler; 1/2: bilinear; 1: backward Euler.
+    `alpha` 0: Euler; 1/2: bilinear; 1: backward Euler. What cannot be solved comes out as numbers that are not finite, since
+    to ask would be to wait for the GPU.
     """
     eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
     scaled = step[:, None, None] * A
     both = torch.cat([eye + (1 - alpha) * scaled, (step[:, None] * B)[..., None]], -1)
-    solved = torch.linalg.solve(eye - alpha * scaled, both)
+    solved, _ = torch.linalg.solve_ex(eye - alpha * scaled, both)
     return solved[..., :-1], solved[..., -1]
 
 

@@ -99,13 +99,13 @@ class HMT(nn.Module):
         return cls(model, HMTSettings(**settings))
 
     def initial_state(self, num_rows: int = 1) -> State:
-        """Nothing read yet."""
+        """Nothing read yet; what is there (`held`, `known`) is told on the CPU, so that to ask is not to wait for a GPU."""
         table, k = self.backbone.get_input_embeddings().weight, self.settings.sensory_tokens
         return {
             "bank": table.new_zeros(num_rows, 0, table.shape[1]),
-            "held": torch.zeros(num_rows, 0, dtype=torch.bool, device=table.device),
+            "held": torch.zeros(num_rows, 0, dtype=torch.bool, device="cpu"),
             "sensory": torch.zeros(num_rows, k, dtype=torch.long, device=table.device),
-            "known": torch.zeros(num_rows, k, dtype=torch.bool, device=table.device),
+            "known": torch.zeros(num_rows, k, dtype=torch.bool, device="cpu"),
         }
 
     def forward(
@@ -120,10 +120,10 @@ class HMT(nn.Module):
         Rows may be padded on either side. Raises InvalidInput for a state of other rows.
         """
         B, L = len(input_ids), self.settings.segment_tokens
-        now = self.initial_state(B) if state is None else state
+        now = self.initial_state(B) if state is None else _told(state)
         if len(now["bank"]) != B:
             raise InvalidInput(f"state: has {len(now['bank'])} rows, input_ids {B}; give the state of these rows.")
-        keep = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        keep = _all(input_ids) if attention_mask is None else attention_mask.bool().cpu()
         ids, real = _front(input_ids, keep)
         parts, recalled = [], []
         for number, start in enumerate(range(0, ids.shape[1], L)):
@@ -154,11 +154,11 @@ class HMT(nn.Module):
     def _recall(self, x: Tensor, mask: Tensor, state: State) -> tuple[Tensor, Tensor | None]:
         """(P [B, E], weights [B, c] or None) for a segment x [B, L]; without tokens, its query is the sensory memory."""
         bank, held = state["bank"], state["held"]
-        some = held.any(dim=1)
-        if not some.any():
+        some = held.any(dim=1).to(bank.device) if not held.all() else None
+        if not held.any():
             return self.first.expand(len(bank), -1), None
         if not self.settings.recall:
-            return torch.where(some[:, None], bank[:, -1], self.first), None
+            return bank[:, -1] if some is None else torch.where(some[:, None], bank[:, -1], self.first), None
         if self.settings.recall_from == "sensory" or not x.shape[1]:
             x, mask = state["sensory"], state["known"]
         else:
@@ -170,8 +170,11 @@ class HMT(nn.Module):
         asked = self._decode(whole, torch.cat([one, mask, one], dim=1))[:, -1]
         queries, keys = self.query(asked).float(), self.key(bank).float()
         scores = torch.einsum("bd,bcd->bc", queries, keys) / keys.shape[-1] ** 0.5
-        scores = scores.masked_fill(~held, torch.finfo(scores.dtype).min)
-        weights = torch.softmax(scores, dim=-1) * held
+        if some is None:
+            weights = torch.softmax(scores, dim=-1)
+            return torch.einsum("bc,bce->be", weights.to(bank.dtype), bank), weights
+        there = held.to(scores.device)
+        weights = torch.softmax(scores.masked_fill(~there, torch.finfo(scores.dtype).min), dim=-1) * there
         mixed = torch.einsum("bc,bce->be", weights.to(bank.dtype), bank)
         return torch.where(some[:, None], mixed, self.first), weights
 
@@ -184,8 +187,10 @@ class HMT(nn.Module):
         return hidden[:, head.shape[1] : -1], hidden[:, -1]
 
     def _head(self, recall: Tensor, state: State) -> tuple[Tensor, Tensor]:
-        """[P; sensory] [B, 1 + k, E] and their mask."""
+        """[P; sensory] [B, 1 + k, E] and their mask; P alone before anything was read."""
         one = state["known"].new_ones(len(recall), 1)
+        if not state["known"].any():
+            return recall[:, None], one
         embedded = torch.cat([recall[:, None], self._embed(state["sensory"])], dim=1)
         return embedded, torch.cat([one, state["known"]], dim=1)
 
@@ -194,16 +199,11 @@ class HMT(nn.Module):
         read = mask.any(dim=1)
         bank = torch.cat([state["bank"], summary[:, None]], dim=1)
         held = torch.cat([state["held"], read[:, None]], dim=1)
-        order = held.long().argsort(dim=1, stable=True)
-        order = order[:, -min(self.settings.memory_segments, int(held.sum(dim=1).max()) or 1) :]
+        kept = min(self.settings.memory_segments, int(held.sum(dim=1).max()) or 1)
         ids, known = torch.cat([state["sensory"], x], dim=1), torch.cat([state["known"], mask], dim=1)
-        last = known.long().argsort(dim=1, stable=True)[:, ids.shape[1] - self.settings.sensory_tokens :]
-        return {
-            "bank": bank.gather(1, order[..., None].expand(-1, -1, bank.shape[2])),
-            "held": held.gather(1, order),
-            "sensory": ids.gather(1, last),
-            "known": known.gather(1, last),
-        }
+        bank, held = _last(bank, held, kept)
+        sensory, known = _last(ids, known, self.settings.sensory_tokens)
+        return {"bank": bank, "held": held, "sensory": sensory, "known": known}
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.backbone.get_input_embeddings()(ids)
@@ -217,6 +217,7 @@ class HMT(nn.Module):
         if mask.all():
             options = {"cache": cache, "use_cache": cache is not None}
             return decoder(inputs_embeds=inputs, **options).last_hidden_state
+        mask = mask.to(inputs.device)
         order = mask.long().argsort(dim=1, stable=True)
         packed = inputs.gather(1, order[..., None].expand_as(inputs))
         real = mask.gather(1, order)
@@ -257,7 +258,7 @@ class HMT(nn.Module):
             if not len(ids) or max_new_tokens < 1 or temperature <= 0:
                 raise InvalidInput("input_ids: a row needs a token, max_new_tokens 1 and temperature more than 0.")
             at = torch.tensor([row], device=ids.device)
-            before = self.initial_state() if state is None else select(state, at)
+            before = self.initial_state() if state is None else select(_told(state), at)
             reply, after = self._continue(ids[None], before, max_new_tokens, do_sample, temperature, ends)
             replies.append(reply)
             states.append(after)
@@ -285,17 +286,17 @@ class HMT(nn.Module):
             reply.append(int(token))
             if x.shape[1] == L:
                 summary = self._extend(recall[:, None], cache)[:, -1]
-                state = self._after(state, x, torch.ones_like(x, dtype=torch.bool), summary)
+                state = self._after(state, x, _all(x), summary)
                 x = x[:, :0]
                 cache, recall = self._open(x, state)
             x = torch.cat([x, token], dim=1)
             hidden = self._extend(self._embed(token), cache)
         summary = self._extend(recall[:, None], cache)[:, -1]
-        return reply, self._after(state, x, torch.ones_like(x, dtype=torch.bool), summary)
+        return reply, self._after(state, x, _all(x), summary)
 
     def _open(self, x: Tensor, state: State) -> tuple[Any, Tensor]:
         """(cache, P) of one row's segment of which [P; sensory] is read."""
-        recall, _ = self._recall(x, torch.ones_like(x, dtype=torch.bool), state)
+        recall, _ = self._recall(x, _all(x), state)
         cache = DynamicCache()
         head, known = self._head(recall, state)
         self._extend(head[:, known[0]], cache)
@@ -303,7 +304,7 @@ class HMT(nn.Module):
 
     def _extend(self, inputs: Tensor, cache: Any) -> Tensor:
         """Hidden states of inputs [1, S, E] behind what is in the cache."""
-        return self._decode(inputs, inputs.new_ones(inputs.shape[:2], dtype=torch.bool), cache)
+        return self._decode(inputs, _all(inputs), cache)
 
     # Files.
 
@@ -338,13 +339,35 @@ class HMT(nn.Module):
         return made
 
 
+def _all(x: Tensor) -> Tensor:
+    """[B, T] for x [B, T, ...]: nothing is padding."""
+    return torch.ones(x.shape[:2], dtype=torch.bool, device="cpu")
+
+
+def _told(state: State) -> State:
+    """A state wherever it came from, with what is there told on the CPU."""
+    return state | {name: state[name].cpu() for name in ("held", "known")}
+
+
 def _front(ids: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     """Tokens where `keep` [B, T], in their order, with padding behind: ids and mask [B, most in a row]."""
     most = int(keep.sum(dim=1).max())
     if not most:
         raise InvalidInput("input_ids: hold no token.")
+    if keep.all():
+        return ids, keep
     order = (~keep).long().argsort(dim=1, stable=True)[:, :most]
-    return ids.gather(1, order), keep.gather(1, order)
+    return ids.gather(1, order.to(ids.device)), keep.gather(1, order)
+
+
+def _last(values: Tensor, there: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """The last `num` of values [B, S, ...] that are `there` [B, S], in their order, behind others where a row has fewer."""
+    start = there.shape[1] - num
+    if there.all():
+        return values[:, start:], there[:, start:]
+    order = there.long().argsort(dim=1, stable=True)[:, start:]
+    places = order.to(values.device).view(*order.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:])
+    return values.gather(1, places), there.gather(1, order)
 
 
 def _stack(states: list[State]) -> State:

@@ -150,4 +150,7 @@ def compose(p: Tensor, q: Tensor, diagonal: Tensor, lower: Tensor, middle: Tenso
     """A [N, N] from the parameters of `structure`."""
     tridiagonal = torch.diag(middle) + torch.diag(lower, -1) + torch.diag(upper, 1)
     eye = torch.eye(len(p), dtype=p.dtype, device=p.device)
-    return -p[:, None] * (torch.linalg.solve(tridiagonal, eye) + torch.diag(diagonal)) * q
+    inverse, _ = torch.linalg.solve_ex(
+        tridiagonal, eye
+    )  # unlike `inv`, without waiting for a GPU to ask whether there is one
+    return -p[:, None] * (inverse + torch.diag(diagonal)) * q

@@ -5,7 +5,8 @@ writes. A memory that a token was not sent to does not even decay.
 
 Paper: MoM: Linear Sequence Modeling with Mixture-of-Memories, arXiv:2502.13685 (2025), section 3.
 Differs: the convolution before queries, keys and values runs over all tokens, not over those of each memory. Tokens are
-sorted by memory as in the paper; all memories of all rows are as long as the longest.
+sorted by memory as in the paper; all memories of all rows are as long as the longest. A GPU sorts from `SORTED_TOKENS` on:
+to learn the longest is to wait, which costs more than short memories save.
 Cost: (E + 1) H K V float32 values a row; O((k + 1) H K V) a token where the router is balanced, O(E H K V) at most.
 
 Shapes: B rows, T tokens, H heads, K key size, V value size, E routed memories, M all memories, D width.
@@ -27,6 +28,7 @@ from recollect.state.scan import recurrence
 
 Update = Literal["linear", "decay", "delta", "gated-delta"]
 UPDATES = ("linear", "decay", "delta", "gated-delta")
+SORTED_TOKENS = 512
 
 
 class Writes(NamedTuple):
@@ -115,7 +117,7 @@ class MixtureOfMemories(StateLayer):
             state["memory"].unflatten(1, (M, H)),
             Writes(k, v, share[..., None].expand(-1, -1, -1, H), log_decay, rate),
         )
-        if x.shape[1] > 1 and self.top_k < E:
+        if x.shape[1] >= (2 if x.is_cpu else SORTED_TOKENS) and self.top_k < E:
             y, memories = self._sorted(q, writes.map(lambda each: each[:, :, :E]), memory[:, :E])
             if self.shared:
                 of_shared = self._masked(q, writes.map(lambda each: each[:, :, E:]), memory[:, E:])

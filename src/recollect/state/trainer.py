@@ -2,6 +2,7 @@
 
 The caller says what the loss of a step is, as a function of the step's number alone; so a run that was cut off goes on to
 the same weights as one that was not. A checkpoint is one safetensors file: weights, moments of the optimiser, losses.
+`learn` takes the loss and the batches apart, which lets a GPU replay the step as CUDA graphs.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +22,13 @@ from torch import Tensor, nn
 
 from recollect.errors import Conflict, InvalidInput
 from recollect.state.layer import StateLayer
+from recollect.state.recorded import Objective, Recorded
 
 Progress = Callable[[int, int, str], None]  # step, of, what was measured last
 Loss = Callable[[int], "Tensor | Iterable[Tensor]"]
+Batch = Callable[[int], Sequence[Tensor]]
 CHECKPOINT = "checkpoint.safetensors"
+STEADY = 50  # steps in a row whose loss is low enough before training ends early
 
 
 @dataclass(frozen=True)
@@ -38,11 +44,17 @@ class Plan:
     max_norm: float = 1.0  # of the gradient
     seed: int = 0
     save_steps: int = 200  # steps between checkpoints
+    enough: float | None = None  # a loss: training ends once STEADY steps in a row are below it; None: it does not
 
     def rate(self, step: int) -> float:
         """Share of the learning rate at a step, which counts from 0."""
         cosine = 0.5 * (1 + math.cos(math.pi * step / self.num_steps))
         return min(1.0, (step + 1) / max(1, self.warmup_steps)) * (self.final_share + (1 - self.final_share) * cosine)
+
+    def is_over(self, losses: Sequence[float]) -> bool:
+        """Whether a run with these losses so far has ended."""
+        learned = self.enough is not None and len(losses) >= STEADY and max(losses[-STEADY:]) < self.enough
+        return learned or len(losses) >= self.num_steps
 
 
 def train(
@@ -59,14 +71,16 @@ def train(
     a checkpoint is kept there, from which a run of the same plan goes on. Raises Conflict when another plan wrote it.
     """
     parameters = dict(model.named_parameters())
-    optimizer = torch.optim.AdamW(list(_groups(model, plan)), lr=plan.learning_rate, betas=plan.betas)
+    device = next(model.parameters()).device
+    fused = True if device.type == "cuda" else None
+    optimizer = torch.optim.AdamW(list(_groups(model, plan)), lr=plan.learning_rate, betas=plan.betas, fused=fused)
     path = Path(folder) / CHECKPOINT if folder is not None else None
     losses = _load(path, parameters, optimizer, plan) if path is not None and path.is_file() else []
     was_training = model.training
     model.train()
-    device = next(model.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        for step in range(len(losses), plan.num_steps):
+        while not plan.is_over(losses):
+            step = len(losses)
             torch.manual_seed(plan.seed * 1_000_003 + step)
             for group in optimizer.param_groups:
                 group["lr"] = plan.learning_rate * group["factor"] * plan.rate(step)
@@ -82,10 +96,55 @@ def train(
             if not math.isfinite(losses[-1]):
                 raise InvalidInput(f"learning_rate: the loss is {losses[-1]} at step {step}; use a smaller one.")
             progress(step + 1, plan.num_steps, f"loss {losses[-1]:.3f}")
-            if path is not None and ((step + 1) % plan.save_steps == 0 or step + 1 == plan.num_steps):
+            if path is not None and ((step + 1) % plan.save_steps == 0 or plan.is_over(losses)):
                 _save(path, parameters, optimizer, plan, losses)
     model.train(was_training)
     return losses
+
+
+@dataclass(frozen=True)
+class Learned:
+    """How a training went."""
+
+    losses: list[float]  # of each step
+    recorded: bool  # steps were replayed as CUDA graphs
+    refused: str | None  # why they were not, where a GPU was asked to
+
+
+def learn(
+    model: nn.Module,
+    objective: Objective,
+    batch: Batch,
+    plan: Plan,
+    folder: str | Path | None = None,
+    progress: Progress = lambda *_: None,
+) -> Learned:
+    """Train a model as `train` does, in place, by `objective(*batch(step))`: the loss of a batch, of which it must know nothing else.
+
+    `batch(step)` gives tensors without gradient on any device, for the steps in their order. On a GPU it is called a step
+    ahead in a thread of its own, so that it must not use torch's global random numbers, and the loss with its gradients is
+    recorded as CUDA graphs, one for each shape of a batch.
+    """
+    device, recorded = next(model.parameters()).device, Recorded(model, objective)
+    ahead = _ahead(batch, plan.num_steps) if device.type == "cuda" else nullcontext(batch)
+    with closing(recorded), ahead as given:
+        losses = train(model, lambda step: recorded(*(each.to(device) for each in given(step))), plan, folder, progress)
+        return Learned(losses, recorded.is_recorded, recorded.refused)
+
+
+@contextmanager
+def _ahead(batch: Batch, num_steps: int) -> Iterator[Batch]:
+    """`batch`, which begins with the next step's when it is asked for a step's."""
+    with ThreadPoolExecutor(1) as pool:
+        begun: dict[int, Future[Sequence[Tensor]]] = {}
+
+        def give(step: int) -> Sequence[Tensor]:
+            made = begun.pop(step, None) or pool.submit(batch, step)
+            if step + 1 < num_steps:
+                begun[step + 1] = pool.submit(batch, step + 1)
+            return made.result()
+
+        yield give
 
 
 def segments(model: Any, ids: Tensor, segment_tokens: int) -> Iterator[Tensor]:
@@ -155,5 +214,6 @@ def _load(path: Path, parameters: dict[str, nn.Parameter], optimizer: torch.opti
             if kind == "weight":
                 weight.copy_(value)
             else:
-                optimizer.state[weight][kind] = value if kind == "step" else value.to(weight.device)
+                on_device = kind != "step" or optimizer.defaults["fused"]
+                optimizer.state[weight][kind] = value.to(weight.device) if on_device else value
     return losses
