@@ -40,22 +40,31 @@ class Size(NamedTuple):
 
 
 class Growing:
-    """A tensor [B, n, ...] to which rows are appended along n; room is a power of two, so that n appends cost O(n)."""
+    """A tensor [B, n, ...] to which rows are appended along n; room is a power of two, so that n appends cost O(n).
 
-    def __init__(self, first: Tensor):
-        self._room, self._length = _room_like(first, first.shape[1]), first.shape[1]
-        self._room.copy_(first)
+    With `on_host` it lies in host memory wherever the rows come from; a GPU's are on their way while the program goes on.
+    """
+
+    def __init__(self, first: Tensor, on_host: bool = False):
+        device = torch.device("cpu") if on_host else first.device
+        self._room, self._length = _room_like(first, first.shape[1], device), 0
+        self._arrived: torch.cuda.Event | None = None  # when all rows are there
+        self.append(first)
 
     def append(self, more: Tensor) -> None:
         """Add `more` [B, m, ...]."""
         length = self._length + more.shape[1]
         if length > self._room.shape[1]:
-            room = _room_like(self._room, 1 << (length - 1).bit_length())
-            room[:, : self._length] = self._room[:, : self._length]
+            room = _room_like(self._room, 1 << (length - 1).bit_length(), self._room.device)
+            room[:, : self._length] = self.tensor
             self._room = room
             if room.is_pinned() and hasattr(torch.accelerator, "empty_host_cache"):
                 torch.accelerator.empty_host_cache()  # else the rooms that were outgrown stay taken
-        self._room[:, self._length : length] = more
+        on_its_way = more.is_cuda and self._room.is_pinned()
+        self._room[:, self._length : length].copy_(more, non_blocking=on_its_way)
+        if on_its_way:
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(torch.cuda.current_stream(more.device))
         self._length = length
 
     def shorten(self, length: int) -> None:
@@ -65,6 +74,14 @@ class Growing:
     @property
     def tensor(self) -> Tensor:
         """What was appended so far [B, n, ...]; a view."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+            self._arrived = None
+        return self.unawaited
+
+    @property
+    def unawaited(self) -> Tensor:
+        """The same for the GPU that the rows came from, whose later work finds them there."""
         return self._room[:, : self._length]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Growing:
@@ -76,22 +93,22 @@ class Growing:
         return self._room.untyped_storage().nbytes()
 
 
-def _room_like(x: Tensor, length: int) -> Tensor:
+def _room_like(x: Tensor, length: int, device: torch.device) -> Tensor:
     """An empty tensor [B, length, ...] for rows like those of `x`, in pinned memory where a GPU may copy from it."""
-    pinned = x.device.type == "cpu" and torch.cuda.is_available()
-    return torch.empty((x.shape[0], length, *x.shape[2:]), dtype=x.dtype, device=x.device, pin_memory=pinned)
+    pinned = device.type == "cpu" and torch.cuda.is_available()
+    return torch.empty((x.shape[0], length, *x.shape[2:]), dtype=x.dtype, device=device, pin_memory=pinned)
 
 
 State = dict[str, Any]  # names to tensors [B, ...] or growing ones
 
 
 def append(state: State, name: str, more: Tensor) -> None:
-    """Append `more` [B, m, ...] to the growing tensor `name`, which need not exist yet."""
+    """Append `more` [B, m, ...] to the growing tensor `name`, which need not exist yet; it lies where its name says."""
     known = state.get(name)
     if isinstance(known, Growing):
         known.append(more)
     else:
-        state[name] = Growing(more)
+        state[name] = Growing(more, on_host=name.startswith(HOST))
 
 
 def _map(state: State, function: Callable[[Tensor], Tensor]) -> State:

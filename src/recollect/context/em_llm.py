@@ -163,7 +163,7 @@ class EMLLM(BlockMemory):
             return None
         tokens = self._tokens(layer, chosen.to(like.device))
         keys, values = like.new_zeros(2, 1, like.shape[1], tokens.shape[1], like.shape[3])
-        copy_tokens(layer.state["host_tokens"].tensor, tokens, keys, values, self._stretch(layer, like))
+        copy_tokens(layer.state["host_tokens"], tokens, keys, values, self._stretch(layer, like))
         layer.add(tokens_copied=(tokens >= 0).sum())
         return keys, values, (tokens >= 0)[:, None, None]
 
@@ -175,9 +175,11 @@ class EMLLM(BlockMemory):
 
         All is written in place, so that it can be recorded.
         """
-        stored, tokens = layer.state["host_tokens"].tensor, self._tokens(layer, chosen.to(shelf.keys.device))
+        stored, tokens = layer.state["host_tokens"], self._tokens(layer, chosen.to(shelf.keys.device))
         held = shelf.notes.setdefault("tokens", torch.full_like(tokens, -1))  # which lie there
-        place = torch.full((stored.shape[1] + 1,), -1, device=tokens.device)  # of each token, if it lies there
+        place = torch.full(
+            (stored.unawaited.shape[1] + 1,), -1, device=tokens.device
+        )  # of each token, if it lies there
         place.scatter_(0, held[0].remainder(len(place)), torch.arange(held.shape[1], device=tokens.device))
         source = place[tokens[0]].masked_fill(tokens[0] < 0, -1)
         held.fill_(-1)  # nothing is known of a shelf where this breaks off

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from recollect.context.attention import Part, attend_with_mass, band, kernels
-from recollect.context.cache import Layer, State, Unit, append
+from recollect.context.cache import Growing, Layer, State, Unit, append
 from recollect.context.policy import ContextMemory
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class BlockMemory(ContextMemory):
     @staticmethod
     def on_gpu_alone(unit: Unit) -> bool:
         """Whether a look-up needs nothing of the host but its memory, so that it can be recorded as a graph."""
-        stores = [state["host_tokens"].tensor for state in unit.layers]
+        stores = [state["host_tokens"].unawaited for state in unit.layers]
         found = kernels("mass_kernel", unit.layers[0]["keys"].device) is not None
         return found and all(store.is_pinned() for store in stores)
 
@@ -207,21 +207,21 @@ def keep_first(state: State, num_first: int, window: int) -> None:
 
 def store_far(state: State, keys: Tensor, values: Tensor) -> None:
     """Append keys and values [B, G, S, D] to `host_tokens` [B, all, 2, G, D], in host memory."""
-    append(state, "host_tokens", torch.stack([keys, values], dim=1).detach().permute(0, 3, 1, 2, 4).contiguous().cpu())
+    append(state, "host_tokens", torch.stack([keys, values], dim=1).detach().permute(0, 3, 1, 2, 4).contiguous())
 
 
-def copy_tokens(stored: Tensor, tokens: Tensor, keys: Tensor, values: Tensor, stretch: Tensor) -> None:
+def copy_tokens(stored: Growing, tokens: Tensor, keys: Tensor, values: Tensor, stretch: Tensor) -> None:
     """Copy tokens of `stored` [B, S, 2, G, D] from host memory into keys and values [B, G, F, D].
 
     Token `tokens` [B, F] comes to its place among the F, if it is not negative, its key multiplied by `stretch` [D]. On a GPU a
     kernel reads the host's memory, so that nothing has to wait for the choice.
     """
-    kernel = kernels("mass_kernel", keys.device) if stored.is_pinned() else None
+    kernel = kernels("mass_kernel", keys.device) if stored.unawaited.is_pinned() else None
     if kernel:
-        kernel.copy_tokens(stored, tokens, keys, values, stretch)
+        kernel.copy_tokens(stored.unawaited, tokens, keys, values, stretch)
     else:
         row, place = (tokens >= 0).nonzero(as_tuple=True)
-        found = stored[row.cpu(), tokens[row, place].cpu()].to(keys)
+        found = stored.tensor[row.cpu(), tokens[row, place].cpu()].to(keys)
         keys[row, :, place], values[row, :, place] = found[:, 0] * stretch, found[:, 1]
 
 

@@ -160,7 +160,7 @@ class InfLLM(BlockMemory):
             stream.wait_stream(torch.cuda.current_stream(keys.device))
         with torch.cuda.stream(stream) if stream else nullcontext():
             keys, values = keys.clone(), values.clone()
-            copy_tokens(state["host_tokens"].tensor, tokens, keys, values, stretch)
+            copy_tokens(state["host_tokens"], tokens, keys, values, stretch)
         state["slot_keys"], state["slot_values"], state["slot_score"] = keys, values, score
         state["slot_block"] = state["slot_block"].scatter(1, slots, chosen)
         return slots
@@ -206,7 +206,7 @@ class InfLLM(BlockMemory):
         slots, tokens, score = self._assigned(layer, notes["block"], notes["score"], chosen)
         notes["block"].scatter_(1, slots, -1)  # nothing is known of a slot whose copy breaks off
         stretch = stretch_at_zero(layer, shelf.keys, self.window_tokens)
-        copy_tokens(state["host_tokens"].tensor, tokens, shelf.keys, shelf.values, stretch)
+        copy_tokens(state["host_tokens"], tokens, shelf.keys, shelf.values, stretch)
         notes["block"].scatter_(1, slots, chosen)
         notes["score"].copy_(score)
         shelf.seen.copy_(self._seen(slots))

@@ -23,10 +23,12 @@ NUM_COPIERS = 256  # programs that read host memory: enough for the bus, and few
 
 
 @triton.jit
-def _seen(mask, row, column, alive, inside, mask_token, HAS_MASK: tl.constexpr):
-    """[BM, BN]: which of the keys the queries may see."""
+def _seen(mask, row, column, alive, inside, mask_token, MASK: tl.constexpr):
+    """[BM, BN]: which of the keys the queries may see; MASK 0: all, 1: the same ones for all queries, 2: as `mask` says."""
+    if MASK == 1:
+        inside = inside & (tl.load(mask + column, inside, other=0) != 0)
     seen = alive[:, None] & inside[None, :]
-    if HAS_MASK:
+    if MASK == 2:
         seen = seen & (tl.load(mask + row[:, None] * mask_token + column[None, :], seen, other=0) != 0)
     return seen
 
@@ -35,7 +37,7 @@ def _seen(mask, row, column, alive, inside, mask_token, HAS_MASK: tl.constexpr):
 def _attend(
     queries, keys, values, mask, out, sums, scaling, H, G, T, S, D, query_row, query_head, query_token, key_row, key_head,
     key_token, value_row, value_head, value_token, mask_row, mask_token,
-    HAS_MASK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
+    MASK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     b, h = (tl.program_id(1) // H).to(tl.int64), tl.program_id(1) % H
     g = h // (H // G)
@@ -56,7 +58,7 @@ def _attend(
         value = tl.load(
             values + b * value_row + g * value_head + column[:, None] * value_token + d[None, :], near, other=0.0
         )
-        seen = _seen(mask + b * mask_row, row, column, alive, inside, mask_token, HAS_MASK)
+        seen = _seen(mask + b * mask_row, row, column, alive, inside, mask_token, MASK)
         scores = tl.where(seen, tl.dot(query, tl.trans(key), input_precision="ieee") * scaling, LOWEST)
         new = tl.maximum(top, tl.max(scores, 1))
         weights, fade = tl.where(seen, tl.exp(scores - new[:, None]), 0.0), tl.exp(top - new)
@@ -72,7 +74,7 @@ def _attend(
 @triton.jit(do_not_specialize=["H", "G", "T", "S", "mask_row"])
 def _mass(
     queries, keys, mask, sums, out, scaling, H, G, T, S, D, query_row, query_head, query_token, key_row, key_head,
-    key_token, mask_row, mask_token, HAS_MASK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
+    key_token, mask_row, mask_token, MASK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     b, h = (tl.program_id(1) // H).to(tl.int64), tl.program_id(1) % H
     g = h // (H // G)
@@ -90,25 +92,27 @@ def _mass(
             alive[:, None] & wide, other=0.0,
         )  # fmt: skip
         total = tl.load(sums + tl.program_id(1).to(tl.int64) * T + row, alive, other=0.0)
-        seen = _seen(mask + b * mask_row, row, column, alive, inside, mask_token, HAS_MASK)
+        seen = _seen(mask + b * mask_row, row, column, alive, inside, mask_token, MASK)
         scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scaling
         got += tl.sum(tl.where(seen, tl.exp(scores - total[:, None]), 0.0), 0)
     tl.store(out + tl.program_id(1).to(tl.int64) * S + column, got, inside)
 
 
-def _lying(mask: Tensor | None, like: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, int, int, bool]:
-    """A mask [.., T, S] of all heads alike as (bytes, stride of rows, stride of tokens, whether there is one); shape B, T, S."""
+def _lying(mask: Tensor | None, like: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, int, int, int]:
+    """A mask [.., T, S] of all heads alike as (bytes, stride of rows, stride of tokens, its kind in `_seen`); shape B, T, S."""
     if mask is None:
-        return like, 0, 0, False
+        return like, 0, 0, 0
     B, T, S = shape
     mask = mask[:, 0] if mask.ndim == 4 else mask
     mask = mask.expand(B, T, S).view(torch.uint8)
     mask = mask if mask.stride(-1) == 1 else mask.contiguous()
-    return mask, mask.stride(0), mask.stride(1), True
+    return mask, mask.stride(0), mask.stride(1), 2 if mask.stride(1) else 1
 
 
-def _tile(T: int) -> int:
-    return min(64, max(16, triton.next_power_of_2(T)))
+def _tile(T: int, dtype: torch.dtype) -> dict[str, int]:
+    """How many queries a program takes, and with how many warps."""
+    size = min(64 if dtype == torch.float32 else 128, max(16, triton.next_power_of_2(T)))
+    return {"BM": size, "BN": 64, "num_warps": 8 if size == 128 else 4}
 
 
 def part_attention(
@@ -120,13 +124,14 @@ def part_attention(
     """
     (B, H, T, D), (G, S) = queries.shape, keys.shape[1:3]
     queries, keys, values = (x if x.stride(-1) == 1 else x.contiguous() for x in (queries, keys, values))
-    mask, mask_row, mask_token, has_mask = _lying(mask, queries, (B, T, S))
+    mask, mask_row, mask_token, kind = _lying(mask, queries, (B, T, S))
     out = torch.empty(B, H, T, D, dtype=torch.float32, device=queries.device)
     sums = torch.empty(B, H, T, dtype=torch.float32, device=queries.device)
-    _attend[(triton.cdiv(T, _tile(T)), B * H)](
+    tile = _tile(T, queries.dtype)
+    _attend[(triton.cdiv(T, tile["BM"]), B * H)](
         queries, keys, values, mask, out, sums, scaling, H, G, T, S, D, *queries.stride()[:3], *keys.stride()[:3],
         *values.stride()[:3], mask_row, mask_token,
-        HAS_MASK=has_mask, BM=_tile(T), BN=64, BD=max(16, triton.next_power_of_2(D)),
+        MASK=kind, BD=max(16, triton.next_power_of_2(D)), **tile,
     )  # fmt: skip
     return out, sums
 
@@ -135,11 +140,11 @@ def part_mass(queries: Tensor, keys: Tensor, mask: Tensor | None, sums: Tensor, 
     """What each key of a part got from all queries, [B, H, S]; `sums` [B, H, T] of all parts together, as above."""
     (B, H, T, D), (G, S) = queries.shape, keys.shape[1:3]
     queries, keys = (x if x.stride(-1) == 1 else x.contiguous() for x in (queries, keys))
-    mask, mask_row, mask_token, has_mask = _lying(mask, queries, (B, T, S))
+    mask, mask_row, mask_token, kind = _lying(mask, queries, (B, T, S))
     out = torch.empty(B, H, S, dtype=torch.float32, device=queries.device)
     _mass[(triton.cdiv(S, 64), B * H)](
         queries, keys, mask, sums.contiguous(), out, scaling, H, G, T, S, D, *queries.stride()[:3], *keys.stride()[:3],
-        mask_row, mask_token, HAS_MASK=has_mask, BM=_tile(T), BN=64, BD=max(16, triton.next_power_of_2(D)),
+        mask_row, mask_token, MASK=kind, BD=max(16, triton.next_power_of_2(D)), **_tile(T, queries.dtype),
     )  # fmt: skip
     return out
 
