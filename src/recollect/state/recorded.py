@@ -7,8 +7,10 @@ recorded, because something in it waits for the GPU, is computed as it is, every
 from __future__ import annotations
 
 import gc
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,7 +44,7 @@ class Recorded:
             try:
                 self._graphs[shapes] = _record(_Loss(self._model, self._objective), inputs)
             except Exception as error:  # whatever it was, the step itself can go on
-                self.refused = (str(error).strip() or repr(error)).splitlines()[0][:200]
+                self.refused = _reason(error)
         return self._graphs.get(shapes, self._objective)(*inputs)
 
     def close(self) -> None:
@@ -76,6 +78,16 @@ def _record(loss: _Loss, inputs: tuple[Tensor, ...]) -> Objective:
             _abandon(pool, device)
             raise
     return made
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong first, and where: to end a recording that broke off is an error of its own."""
+    while error.__context__ is not None:
+        error = error.__context__
+    frames = traceback.extract_tb(error.__traceback__)
+    where = next((each for each in reversed(frames) if "recollect" in each.filename), frames[-1])
+    said = (str(error).strip() or repr(error)).splitlines()[0]
+    return f"{said[:200]} ({Path(where.filename).name}, line {where.lineno})"
 
 
 def _abandon(pool: Any, device: torch.device) -> None:
