@@ -57,6 +57,8 @@ class Growing:
         if length > self._room.shape[1]:
             room = _room_like(self._room, 1 << (length - 1).bit_length(), self._room.device)
             room[:, : self._length] = self.tensor
+            if room.is_pinned():
+                torch.cuda.synchronize()  # a kernel may yet read the room that is given up
             self._room = room
             if room.is_pinned() and hasattr(torch.accelerator, "empty_host_cache"):
                 torch.accelerator.empty_host_cache()  # else the rooms that were outgrown stay taken
