@@ -37,10 +37,10 @@ from recollect.benchmarks.metrics import bootstrap_intervals, score_ranking
 from recollect.benchmarks.provenance import provenance, sha256
 from recollect.benchmarks.retrieval import Floor, nest, retrieved
 from recollect.errors import InvalidInput, NotFound
-from recollect.store.database import Filter
 from recollect.store.hipporag2 import HippoRAG2
 from recollect.store.importers.files import require_list, require_mapping, require_text
 from recollect.store.openie import OpenIECache
+from recollect.store.views import Filter
 
 if TYPE_CHECKING:
     from recollect.lm import LanguageModel

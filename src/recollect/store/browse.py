@@ -16,8 +16,9 @@ from typing import Any
 
 from recollect.errors import InvalidInput, NotFound
 from recollect.store import notes
-from recollect.store.database import Database, Filter
+from recollect.store.database import Database
 from recollect.store.records import Episode, Link, Note, from_micros, to_micros
+from recollect.store.views import Filter
 
 _EPISODES = "FROM episodes e JOIN sessions s ON s.ref = e.session JOIN users u ON u.ref = s.user WHERE "
 _NOTES = "FROM notes n JOIN sessions s ON s.ref = n.session JOIN users u ON u.ref = s.user WHERE "

@@ -19,13 +19,16 @@ from typing import Literal
 import numpy as np
 
 from recollect.errors import Conflict, RecollectError, StorageFailed, Unavailable
-from recollect.store import late, lexical, notes, shape
-from recollect.store.database import VECTOR_DTYPE, Chunk, Filter, NewEpisode, Vectors, open_database
+from recollect.store import episodes, late, lexical, notes, shape
+from recollect.store.database import VECTOR_DTYPE, Chunk, open_database
 from recollect.store.embedders import Embedder, make_embedder
+from recollect.store.episodes import NewEpisode
 from recollect.store.fusion import Candidates, Query, without_names
+from recollect.store.indexes import Vectors
 from recollect.store.method import Request
 from recollect.store.notes import NewNote
 from recollect.store.records import EPISODE
+from recollect.store.views import BY_HAND, Filter, View
 
 FIRST_STAGE = 200  # episodes from each of BM25 and cosine
 RERANKED = 100  # episodes that go on from there, by reciprocal-rank fusion
@@ -54,7 +57,7 @@ class Engine:
         self.db = open_database(path)
         if user is not None:
             self.db.bind(user)
-        self._note_chunks: OrderedDict[notes.View, tuple[int, np.ndarray]] = OrderedDict()
+        self._note_chunks: OrderedDict[View, tuple[int, np.ndarray]] = OrderedDict()
         try:
             self.embedder = self._choose_embedder(embedder)
             self.index = self._open_index()
@@ -106,7 +109,7 @@ class Engine:
             self._prepare(items)
             with self.db.transaction():
                 if self._is_current():
-                    return self.db.insert_episodes(items)
+                    return episodes.insert(self.db, items)
 
     def follow_embedder(self) -> None:
         """Take up the embedder and the numbering of chunks that another process may have changed the database to."""
@@ -336,13 +339,13 @@ class Engine:
 
     def _find_notes(self, query: Query, request: Request) -> list[int]:
         """Rows of the notes written by hand to rank: the best by cosine and by BM25."""
-        view = notes.View(request.filter, notes.BY_HAND, tuple(sorted((request.kinds or frozenset()) - {EPISODE})))
+        view = View(request.filter, BY_HAND, tuple(sorted((request.kinds or frozenset()) - {EPISODE})))
         if not len(self.note_chunks(view)):
             return []
         found = {row for row, _, _ in self._nearest_notes(query.vector, view, FIRST_STAGE)}
         return sorted(found | set(self.db.texts.search_notes(request.text, view, FIRST_STAGE)))
 
-    def note_chunks(self, view: notes.View) -> np.ndarray:
+    def note_chunks(self, view: View) -> np.ndarray:
         """Sorted chunk ids of the notes of a view; kept for the last views and extended by what was added since."""
         epoch = int(self.db.get_state("epoch") or 0)
         known = self._note_chunks.get(view)
@@ -366,7 +369,7 @@ class Engine:
                     yield
                     return
 
-    def nearest_notes(self, vector: np.ndarray, view: notes.View, k: int) -> list[tuple[int, float, int]]:
+    def nearest_notes(self, vector: np.ndarray, view: View, k: int) -> list[tuple[int, float, int]]:
         """(note row, cosine, chunk) of the k notes of a view nearest to a unit vector (D,), best first, by best passage."""
         while True:
             self.follow_embedder()
@@ -375,7 +378,7 @@ class Engine:
                 if self._is_current():
                     return self._nearest_notes(vector, view, k)
 
-    def _nearest_notes(self, vector: np.ndarray, view: notes.View, k: int) -> list[tuple[int, float, int]]:
+    def _nearest_notes(self, vector: np.ndarray, view: View, k: int) -> list[tuple[int, float, int]]:
         allowed = self.note_chunks(view)
         found: dict[int, tuple[float, int]] = {}
         wanted = k

@@ -8,13 +8,13 @@ remembered in the table `state` and finished at the next chance.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from recollect.store.database import TERM_DTYPE, Database
+from recollect.store.episodes import Counts
 from recollect.store.notes import refresh_time
 
 
@@ -64,18 +64,10 @@ def delete(db: Database, seqs: Sequence[int], notes: Sequence[int] = (), *, scru
                 for row in db.rows_in(f"SELECT source, target, relation, method FROM links WHERE {end} IN ({{}})", ids)
             }
         )
-        counts: dict[int, Counter[int]] = {}
-        totals: dict[int, list[int]] = {}
-        voices: Counter[tuple[int, str]] = Counter()
+        counts = Counts()
         for _, _, _, terms, user, speaker, *_ in doomed:
-            array = np.frombuffer(terms, TERM_DTYPE)
-            counts.setdefault(user, Counter()).update(set(array.tolist()))
-            total = totals.setdefault(user, [0, 0])
-            total[0] += 1
-            total[1] += len(array)
-            if speaker:
-                voices[user, speaker] += 1
-        db.count(counts, totals, voices, sign=-1)
+            counts.take(user, np.frombuffer(terms, TERM_DTYPE), speaker)
+        counts.write(db, sign=-1)
         db.texts.delete("episodes", [(row[0], row[2], row[4]) for row in doomed])
         db.texts.delete("notes", [(row[0], row[3] or row[2], row[5]) for row in note_rows])
         db.run_many("DELETE FROM links WHERE source = ?", ((id_,) for id_ in ids))

@@ -33,11 +33,12 @@ from recollect.store.engine import RANK_OFFSET, Engine
 from recollect.store.facts import Fact, facts
 from recollect.store.hits import explain, note_hit
 from recollect.store.method import Draft, Request, Scope
-from recollect.store.notes import NewNote, View
+from recollect.store.notes import NewNote
 from recollect.store.records import Answer, Episode, Hit, Note, to_micros
 from recollect.store.rounds import episodes_of, grouped, told, users_of
 from recollect.store.settling import Found, fact_note, merge_same_facts, new_note, settle
 from recollect.store.timeline import find_times, query_window
+from recollect.store.views import View
 
 if TYPE_CHECKING:
     from recollect.lm import LanguageModel

@@ -29,9 +29,9 @@ from recollect.store.checks import (
     query_text,
 )
 from recollect.store.consolidation import Consolidation, Run
-from recollect.store.database import Filter, NewEpisode
 from recollect.store.derivation import DeriveReport
 from recollect.store.engine import Engine
+from recollect.store.episodes import NewEpisode
 from recollect.store.figures import Stats
 from recollect.store.method import DEFAULT_METHOD, Method, Request, Scope, make_method, method_targets
 from recollect.store.notes import NewNote
@@ -50,6 +50,7 @@ from recollect.store.records import (
 )
 from recollect.store.repair import VerifyReport, reindex, verify
 from recollect.store.transfer import ImportedRecords, export_records, import_records
+from recollect.store.views import Filter
 
 if TYPE_CHECKING:
     from recollect.lm import LanguageModel

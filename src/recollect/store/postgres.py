@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recollect.errors import Conflict, InvalidInput, StorageFailed, Unavailable
-from recollect.store.database import VECTOR_DTYPE, Database, Filter, Selection, shown
+from recollect.store.database import VECTOR_DTYPE, Database, shown
 from recollect.store.postgres_text import WordIndex
 from recollect.store.postgres_vectors import GRAPHS, StoredVectors
+from recollect.store.views import Filter, Selection
 
 if TYPE_CHECKING:
     from psycopg import Connection

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from recollect.errors import InvalidInput
 from recollect.store import derivation, lexical, notes
-from recollect.store.database import Filter, NewEpisode
 from recollect.store.duplicates import digest
+from recollect.store.episodes import NewEpisode
 from recollect.store.method import method_targets
 from recollect.store.notes import NewNote
 from recollect.store.records import Episode, Link, Note, parse_time, to_json
+from recollect.store.views import Filter
 
 if TYPE_CHECKING:
     from recollect.store.memory import Memory, Progress
