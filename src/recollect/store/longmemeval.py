@@ -29,8 +29,9 @@ from pydantic import BaseModel, Field
 from recollect.errors import RecollectError, SchemaBroken
 from recollect.lm.meter import complete_all
 from recollect.store import analyst, notes
-from recollect.store.engine import RANK_OFFSET, Engine
+from recollect.store.engine import Engine
 from recollect.store.facts import Fact, facts
+from recollect.store.first_stage import RANK_OFFSET
 from recollect.store.hits import explain, note_hit
 from recollect.store.method import Draft, Request, Scope
 from recollect.store.notes import NewNote
