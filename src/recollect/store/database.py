@@ -58,7 +58,7 @@ def shown(path: str | os.PathLike[str]) -> str:
 def exists(path: str | os.PathLike[str]) -> bool:
     """Whether there is a memory at a path already, which remembers its embedder."""
     if is_server(path):
-        from recollect.store.postgres import holds_memory
+        from recollect.store.postgres_schema import holds_memory
 
         return holds_memory(os.fspath(path))
     return os.path.exists(os.path.expanduser(path))
