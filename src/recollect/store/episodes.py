@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from recollect.store import lexical
+from recollect.store.checks import episode_key
 from recollect.store.database import TERM_DTYPE, Chunk, Database, dump_meta
 from recollect.store.records import Episode, to_micros
 
@@ -21,6 +23,11 @@ class NewEpisode:
     terms: np.ndarray  # uint32
     shape: int | None = None  # from shape.shape; None: made where it is read
     chunks: list[Chunk] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, episode: Episode) -> NewEpisode:
+        """An episode with the key by which it is stored once and the terms of its text."""
+        return cls(episode, episode_key(episode), lexical.term_ids(episode.text))
 
 
 @dataclass(slots=True)

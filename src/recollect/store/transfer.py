@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recollect.errors import InvalidInput
-from recollect.store import derivation, lexical, notes
+from recollect.store import derivation, notes
 from recollect.store.duplicates import digest
 from recollect.store.episodes import NewEpisode
 from recollect.store.method import method_targets
@@ -213,8 +213,6 @@ def _restore_note(memory: Memory, fields: dict[str, Any], renamed: dict[str, str
 
 
 def _episode(memory: Memory, fields: dict[str, Any], number: int) -> NewEpisode:
-    from recollect.store.checks import episode_key
-
     episode = Episode(
         **fields
         | {
@@ -223,7 +221,7 @@ def _episode(memory: Memory, fields: dict[str, Any], number: int) -> NewEpisode:
             "recorded_at": parse_time(fields["recorded_at"], f"line {number}: recorded_at"),
         }
     )
-    return NewEpisode(episode, episode_key(episode), lexical.term_ids(episode.text))
+    return NewEpisode.of(episode)
 
 
 _FIELDS = {
