@@ -43,7 +43,7 @@ from recollect.store.embedders import Embedder, make_embedder
 from recollect.store.first_stage import FIRST_STAGE, NEIGHBOURS, RANK_OFFSET, RERANKED
 from recollect.store.fusion import Candidates, Query, signals, standardise, without_names
 from recollect.store.importers.locomo import turn_text
-from recollect.store.timeline import query_window
+from recollect.store.windows import query_window
 
 PENALTY = 0.003  # L2, on weights of standardised signals
 KS = (5, 10)

@@ -27,8 +27,8 @@ from recollect.store.fusion import Fusion
 from recollect.store.hits import episode_hit, note_hit
 from recollect.store.method import Draft, Request, Scope
 from recollect.store.records import Episode, Hit
-from recollect.store.timeline import query_window
 from recollect.store.views import Filter
+from recollect.store.windows import query_window
 
 if TYPE_CHECKING:
     from recollect.lm import LanguageModel

@@ -38,8 +38,9 @@ from recollect.store.notes import NewNote
 from recollect.store.records import Answer, Episode, Hit, Note, to_micros
 from recollect.store.rounds import episodes_of, grouped, told, users_of
 from recollect.store.settling import Found, fact_note, merge_same_facts, new_note, settle
-from recollect.store.timeline import find_times, query_window
+from recollect.store.timeline import find_times
 from recollect.store.views import View
+from recollect.store.windows import query_window
 
 if TYPE_CHECKING:
     from recollect.lm import LanguageModel
