@@ -190,10 +190,11 @@ def multihop(
     """Recall on questions that need several passages: MuSiQue, 2WikiMultihopQA, HotpotQA in HippoRAG's form, or a made set."""
     from recollect.benchmarks import multihop as bench
     from recollect.benchmarks.methods import names_of
+    from recollect.benchmarks.multihop_sets import generate, load
     from recollect.store.openie import OpenIECache
 
     names = names_of(method)
-    sets = bench.load(data) if data is not None else [bench.generate(made, seed)]
+    sets = load(data) if data is not None else [generate(made, seed)]
     cache = OpenIECache(openie) if openie is not None else None
     with progress("Multi-hop", show=not json) as advance:
         result = bench.run(
