@@ -16,12 +16,14 @@ from recollect.errors import StorageFailed
 
 _MAGIC = b"RCLVEC1\0"
 _HEADER = struct.Struct("<8sI16sQQQ")  # magic, dimension, identity, serial, count, erasures; then a CRC-32
-HEADER_BYTES = 4096
+HEADER_BYTES = 4096  # before the first row
 CHECKED_BYTES = _HEADER.size + 4  # of a header and its checksum
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
+    """What the file begins with: whose vectors these are, and how many of its rows are valid."""
+
     identity: bytes  # 16 bytes: a hash of the database, the embedder and the dimension
     dim: int
     serial: int  # a random number of this file
