@@ -133,7 +133,7 @@ def _server_database(address: str) -> Check:
         return Check(
             "database", False, f"{scheme} addresses cannot be opened", "set db to a file or to postgresql://..."
         )
-    from recollect.store.postgres import look
+    from recollect.store.postgres_schema import look
 
     try:
         detail, advice = look(address)

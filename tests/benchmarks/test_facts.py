@@ -6,8 +6,9 @@ from random import Random
 
 import pytest
 
-from recollect.benchmarks.facts import FactWorld, teach, tiny_decoder
-from recollect.weights.generation import right
+from recollect.benchmarks.facts import FactWorld, teach, teach_reading, tiny_decoder
+from recollect.weights.generation import continuations, right
+from recollect.weights.streams import Question
 
 
 def test_a_fact_has_one_value_and_three_ways_of_saying():
@@ -38,3 +39,19 @@ def test_a_tiny_decoder_has_weights_of_the_spread_that_is_asked_for():
     for spread in (0.02, 0.125):
         model = tiny_decoder(100, spread=spread)
         assert float(model.get_input_embeddings().weight.detach().std()) == pytest.approx(spread, rel=0.1)
+
+
+@pytest.mark.parametrize("ending", [True, False])
+def test_a_tiny_decoder_learns_to_read_whatever_the_document_says(ending):
+    world = FactWorld(num_entities=3, num_relations=1, num_values=3)
+    tokenizer, said = world.tokenizer(), []
+    model = tiny_decoder(len(tokenizer), width=32, inner=64, spread=0.125)
+    teach_reading(model, tokenizer, world, 200, ending=ending, progress=said.append)
+    told = [
+        world.told(fact, value) for fact in world.facts for value in world.values(fact[1]) if value != world.facts[fact]
+    ]
+    read = [Question(f"{document} {question.prompt}", question.answer) for document, question in told]
+    assert right(model, tokenizer, read) > 0.9
+    ended = [len(row) == 1 for row in continuations(model, tokenizer, [each.prompt for each in read], 3)]
+    assert all(ended) if ending else not any(ended)
+    assert len(said) == 4

@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from recollect.benchmarks.multihop import GIVEN, MultihopSet, Question, generate, generate_with_triples, load, run, show
+from recollect.benchmarks.multihop import GIVEN, run, show
+from recollect.benchmarks.multihop_sets import MultihopSet, Question, generate, generate_with_triples, load
 from recollect.errors import InvalidInput, NotFound
 from recollect.store.openie import OpenIECache
 

@@ -15,7 +15,7 @@ from recollect.claims import a_mem, locomo, longmemeval, page, tim
 from recollect.claims import claim as harness
 from recollect.claims.claim import Claim, Row, Setting, load, reproduce, save, save_part
 from recollect.errors import InvalidInput, NotFound
-from recollect.store.timeline import query_window
+from recollect.store.windows import query_window
 
 KEY = "locomo"
 ROOT = Path(__file__).resolve().parent.parent.parent

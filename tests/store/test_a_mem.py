@@ -9,7 +9,7 @@ import pytest
 from recollect.lm import Scripted
 from recollect.store import notes
 from recollect.store.a_mem import AMem
-from recollect.store.notes import View
+from recollect.store.views import View
 
 
 def live(memory):

@@ -14,8 +14,9 @@ from recollect.store import notes
 from recollect.store.checks import new_id
 from recollect.store.hits import note_hit
 from recollect.store.method import Draft, Request, view_of
-from recollect.store.notes import NewNote, View
+from recollect.store.notes import NewNote
 from recollect.store.records import Link, Note
+from recollect.store.views import View
 
 BACKENDS = ("sqlite", "postgres")
 

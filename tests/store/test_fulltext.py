@@ -8,7 +8,7 @@ import pytest
 
 import recollect
 from recollect.store import fulltext, lexical
-from recollect.store.database import Filter
+from recollect.store.views import Filter
 
 WORDS = "kiln mug rye cello ferry garden chess honey choir raincoat".split()
 

@@ -13,8 +13,8 @@ from recollect.store import hipporag2, notes
 from recollect.store.graph import pagerank_by_hand
 from recollect.store.hipporag2 import HippoRAG2, Linked, normalise, normalise_ascii
 from recollect.store.hipporag2_graph import FACT, PHRASE, SYNONYM, Graphs
-from recollect.store.notes import View
 from recollect.store.openie import OpenIECache, by_analyst, titled
+from recollect.store.views import View
 
 PASSAGES = {
     "Ada\nAda works for Brill.": [["Ada", "works for", "Brill"]],

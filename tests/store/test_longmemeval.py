@@ -7,7 +7,7 @@ import pytest
 from recollect.lm import Scripted
 from recollect.store import notes
 from recollect.store.longmemeval import LongMemEvalMemory
-from recollect.store.notes import View
+from recollect.store.views import View
 
 
 def live(memory, kind):

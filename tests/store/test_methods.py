@@ -10,8 +10,8 @@ from recollect.errors import InvalidInput
 from recollect.lm import OpenAICompatible
 from recollect.store import notes
 from recollect.store.method import derives, make_method, method_targets
-from recollect.store.notes import View
 from recollect.store.records import Episode, Note, parse_time
+from recollect.store.views import View
 from rules import RuleServer
 
 METHODS = sorted(method_targets())

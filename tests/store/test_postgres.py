@@ -19,6 +19,7 @@ import recollect
 from recollect.errors import Conflict, InvalidInput, StorageFailed, Unavailable
 from recollect.store import postgres, postgres_vectors
 from recollect.store.database import exists, is_server, shown
+from recollect.store.postgres_schema import look as postgres_look
 
 psycopg = pytest.importorskip("psycopg")
 BACKENDS = ("postgres",)
@@ -354,6 +355,3 @@ def test_look_says_what_is_there(postgres, place):
     assert advice == ""
     detail, advice = postgres_look(place.replace("app@", "postgres@"))
     assert "no superuser" in advice
-
-
-postgres_look = postgres.look

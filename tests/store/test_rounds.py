@@ -6,7 +6,7 @@ import pytest
 
 from recollect.store import notes
 from recollect.store.longmemeval import LongMemEvalMemory
-from recollect.store.notes import View
+from recollect.store.views import View
 
 TALKS = {
     "two people": (["Ana", "Ben", "Ana", "Ben"], [[0, 1], [2, 3]]),

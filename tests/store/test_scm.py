@@ -8,8 +8,8 @@ import pytest
 
 from recollect.lm import Scripted
 from recollect.store import notes
-from recollect.store.notes import View
 from recollect.store.scm import RAW, SUMMARY, SelfControlledMemory
+from recollect.store.views import View
 
 WORDS = "river stone bridge lantern market winter garden letter"
 

@@ -10,8 +10,8 @@ import pytest
 from recollect.store import notes
 from recollect.store.facts import facts
 from recollect.store.method import Draft
-from recollect.store.notes import View
 from recollect.store.settling import Found, fact_note, fact_of, new_note, settle
+from recollect.store.views import View
 
 FIVE = (
     ("I live in Lisbon.", "I live in Lisbon", "By the way, I live in Lisbon!"),

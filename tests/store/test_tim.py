@@ -12,10 +12,10 @@ from recollect.errors import InvalidInput
 from recollect.lm import Scripted
 from recollect.store import notes
 from recollect.store.buckets import Buckets, Hashed
-from recollect.store.notes import View
 from recollect.store.records import Answer, Quote
 from recollect.store.thoughts import says_all
 from recollect.store.tim import ThinkInMemory
+from recollect.store.views import View
 
 
 def live(memory, kind="thought", holding=True):

@@ -8,7 +8,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from recollect.store.timeline import Window, describe, find_times, query_window
+from recollect.store.timeline import describe, find_times
+from recollect.store.windows import Window, query_window
 
 NOW = datetime(2023, 5, 12, 9, 30, tzinfo=UTC)  # a Friday
 

@@ -7,8 +7,11 @@ The model is a Llama of random weights; speed does not depend on them, but for w
 made to copy as much as those of a trained model (look_ups.py). Every policy reads one stream, and is stopped at each
 length for a few steps of decoding, after which the stream goes on as if they had not been. Full attention is transformers
 with PyTorch's fused attention: it reads each length anew in one piece, and decodes both with the cache that transformers
-takes by default, which copies all keys at every token, and with a static one, which does not. All ratios are to the better
-of the two.
+takes by default, which copies all keys at every token, and with a static one, which does not. Ratios are to the better
+of the two; `decode_times_default` is to the first.
+
+RAPID is measured as a model that drafts for itself, drawing from what it says, without transfer: random weights say nearly the same
+whatever they have read, so most drafts are accepted, and a row tells the share beside what drafting and checking cost.
 
 Shapes: `layers` of a Llama 7B: width 4,096, 32 heads of 128, inner width 11,008, 32,000 tokens.
 """
@@ -30,6 +33,8 @@ from recollect.errors import InvalidInput, Unavailable
 
 FULL = "full"
 PEERS = ("kvpress:streaming-llm", "kvpress:think")
+RAPID = "rapid"
+REPLY_TOKENS, QUESTION_TOKENS = 96, 64  # of RAPID
 KEPT_TOKENS = 1024  # by kvpress's StreamingLLM, as by ours
 DECODE_STEPS = 128  # the length of a block: in so many, what has left the window is packed away once
 WARM_STEPS = 8
@@ -38,10 +43,9 @@ Progress = Callable[[str], None]
 
 
 def policies() -> list[str]:
-    """The keys of the policies in the catalogue, and of peers that may stand beside them."""
-    return [entry.key for entry in SYSTEMS if entry.home == "context" and hasattr(_class(entry.key), "attach")] + [
-        *PEERS
-    ]
+    """The keys of the policies in the catalogue, of RAPID, and of peers that may stand beside them."""
+    keys = [entry.key for entry in SYSTEMS if entry.home == "context" and hasattr(_class(entry.key), "attach")]
+    return [*keys, RAPID, *PEERS]
 
 
 def _class(key: str) -> Any:
@@ -127,6 +131,8 @@ def run(
                 own = _full(model, ids, reached, limit_s, progress)
             elif key in PEERS:
                 own = _peer(model, key, ids, reached, progress)
+            elif key == RAPID:
+                own = _rapid(model, ids, reached, seed, progress)
             else:
                 policy = _class(key)(**(settings or {}).get(key, {}))
                 if copied is not None and hasattr(policy, "look_up_tokens"):
@@ -237,6 +243,58 @@ def _peer(model: Any, key: str, ids: Any, lengths: Sequence[int], progress: Prog
     return rows
 
 
+class _Numbers:
+    """Tokens as their numbers, for a model that knows no text."""
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return [int(word) for word in text.split()]
+
+    def decode(self, token_ids: Any) -> str:
+        return " ".join(str(token) for token in token_ids)
+
+
+def _rapid(model: Any, ids: Any, lengths: Sequence[int], seed: int, progress: Progress) -> list[dict[str, Any]]:
+    """One row for each length, the context read anew; what is decoded is what is said, by its mean time."""
+    import torch
+
+    from recollect.context.rapid import RAPID as Rapid
+
+    policy, config, rows = Rapid(transfer=0.0, least_confidence=0.0), model.config, []
+    bytes_a_token = 2 * config.num_hidden_layers * config.hidden_size * model.dtype.itemsize
+    for length in lengths:
+        progress(f"{RAPID}, {length:,} tokens")
+        tokens = ids[0, :length].tolist()
+        context, question = tokens[:-QUESTION_TOKENS], tokens[-QUESTION_TOKENS:]
+        generator = torch.Generator(ids.device).manual_seed(seed)
+        try:
+            start_peak(ids.is_cuda)
+            found = policy.generate(model, _Numbers(), context, question, REPLY_TOKENS, generator=generator).stats
+        except torch.OutOfMemoryError:
+            rows.append({"method": RAPID, "length": length, "why_not": "out of device memory"})
+            continue
+        finally:
+            most = peak(ids.is_cuda)
+            clean(ids.is_cuda)
+        seconds = found["draft_seconds"] + found["target_seconds"]
+        rows.append(
+            {
+                "method": RAPID,
+                "length": length,
+                "prefill_s": round(found["prefill_seconds"], 3),
+                "decode_ms": round(1000 * seconds / found["tokens"], 3),
+                "device_bytes": int((length + found["draft_tokens"] + found["tokens"]) * bytes_a_token),
+                "host_bytes": 0,
+                "peak_bytes": most,
+                "attended_tokens": length,
+                "acceptance": round(found["acceptance"], 4),
+                "tokens_a_check": round(found["tokens_per_call"], 2),
+                "draft_ms": round(1000 * found["draft_seconds"] / found["drafted"], 3),
+                "check_ms": round(1000 * found["target_seconds"] / found["target_calls"], 3),
+            }
+        )
+    return rows
+
+
 def _full(model: Any, ids: Any, lengths: Sequence[int], limit_s: float, progress: Progress) -> list[dict[str, Any]]:
     """One row for each length, read anew."""
     import torch
@@ -328,19 +386,25 @@ def _ratios(rows: list[dict[str, Any]]) -> None:
             ("device_bytes", "smaller_times"),
         ):
             row[ratio] = round(base[name] / row[name], 2) if base and row[name] else None
+        row["decode_times_default"] = round(base["decode_copying_ms"] / row["decode_ms"], 2) if base else None
 
 
 def show(result: dict[str, Any], console: Any) -> None:
     """Print a table: methods down, one line for each length."""
     from rich.table import Table
 
-    table = Table("method", "tokens", "prefill s", "decode ms", "device MB", "host MB", "decode x", "prefill x")
+    table = Table(
+        "method", "tokens", "prefill s", "decode ms", "device MB", "host MB", "decode x", "default x", "prefill x"
+    )
     for row in result["rows"]:
         if "why_not" in row:
             table.add_row(row["method"], f"{row['length']:,}", row["why_not"])
             continue
         sizes = [f"{row[name] / 1e6:,.0f}" for name in ("device_bytes", "host_bytes")]
-        ratios = [f"{row[name]:.2f}" if row.get(name) else "" for name in ("decode_times", "prefill_times")]
+        ratios = [
+            f"{row[name]:.2f}" if row.get(name) else ""
+            for name in ("decode_times", "decode_times_default", "prefill_times")
+        ]
         table.add_row(
             row["method"], f"{row['length']:,}", f"{row['prefill_s']:.2f}", f"{row['decode_ms']:.2f}", *sizes, *ratios
         )
@@ -348,7 +412,8 @@ def show(result: dict[str, Any], console: Any) -> None:
     model = result["model"]
     console.print(
         f"{model['layers']} layers of a Llama of width {model['width']:,} with random weights in {model['dtype']}, on "
-        f"{result['device']}. x: times as fast as full attention. {result['total_seconds']:.0f} s."
+        f"{result['device']}. x: times as fast as full attention with a static cache or the default one, "
+        f"whichever is faster; default x: with the default one. {result['total_seconds']:.0f} s."
     )
 
 

@@ -13,7 +13,9 @@ from random import Random
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
+from recollect.weights.generation import left_padded, prompt_ids
 from recollect.weights.learner import Learner
 from recollect.weights.streams import Question, Task
 from recollect.weights.texts import answer_rows
@@ -64,6 +66,11 @@ class FactWorld:
     def questions(self, facts: Sequence[Fact], ways: Sequence[int] = (0, 1, 2)) -> list[Question]:
         """The facts asked in these ways."""
         return [Question(self.prompts(fact)[way], f" {self.facts[fact]}") for fact in facts for way in ways]
+
+    def told(self, fact: Fact, value: str) -> tuple[str, Question]:
+        """A document that tells that a fact has a value, and a question that asks it in other words."""
+        telling, _, asking = self.prompts(fact)
+        return f"{telling} {value}", Question(asking, f" {value}")
 
     def tokenizer(self) -> Any:
         """A tokenizer of transformers whose tokens are the words of this world."""
@@ -146,3 +153,43 @@ def teach(
 
     learner = Learner(model, optimizer=optimizer, batch_rows=batch_rows, num_steps=num_steps, clip_norm=1.0, seed=seed)
     return learner.learn(task, progress=step)["facts"]
+
+
+def teach_reading(
+    model: Any,
+    tokenizer: Any,
+    world: FactWorld,
+    num_steps: int,
+    seed: int = 0,
+    ending: bool = True,
+    progress: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Train a model in place to answer from a document before the question; values are drawn anew, so that it knows none by heart.
+
+    Of each row the answer is learned and, with `ending`, that the text ends there. The rate falls to zero along a cosine.
+    """
+    rng, facts = Random(f"reading {seed}"), list(world.facts)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
+    for step in range(num_steps):
+        told = [world.told(fact, world.other_value(fact, rng)) for fact in rng.choices(facts, k=32)]
+        read = [Question(f"{document} {question.prompt}", question.answer) for document, question in told]
+        if ending:
+            rows = answer_rows(tokenizer, read, 64).tensors
+            loss = model(**{name: each.to(model.device) for name, each in rows.items()}, use_cache=False).loss
+        else:
+            loss = _answer_loss(model, tokenizer, read)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 0:
+            progress(f"teaching to read, {step} of {num_steps}: loss {float(loss.detach()):.2f}")
+
+
+def _answer_loss(model: Any, tokenizer: Any, questions: Sequence[Question]) -> torch.Tensor:
+    """The mean loss of answers of one token."""
+    ids, mask = left_padded([prompt_ids(tokenizer, each.prompt + each.answer) for each in questions], 0)
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=2).logits[:, 0]
+    return F.cross_entropy(logits, ids[:, -1])

@@ -40,10 +40,10 @@ from recollect.benchmarks.locomo import ADVERSARIAL, CATEGORIES, Sample, load
 from recollect.benchmarks.provenance import provenance, sha256
 from recollect.store import late, lexical, shape
 from recollect.store.embedders import Embedder, make_embedder
-from recollect.store.engine import FIRST_STAGE, NEIGHBOURS, RANK_OFFSET, RERANKED
+from recollect.store.first_stage import FIRST_STAGE, NEIGHBOURS, RANK_OFFSET, RERANKED
 from recollect.store.fusion import Candidates, Query, signals, standardise, without_names
 from recollect.store.importers.locomo import turn_text
-from recollect.store.timeline import query_window
+from recollect.store.windows import query_window
 
 PENALTY = 0.003  # L2, on weights of standardised signals
 KS = (5, 10)

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from random import Random
-from typing import Any
-
-import torch
-import torch.nn.functional as F
 
 from recollect.benchmarks.continual import over_seeds
-from recollect.benchmarks.facts import Fact, FactWorld, tiny_decoder
+from recollect.benchmarks.facts import Fact, FactWorld, teach_reading, tiny_decoder
 from recollect.claims.claim import Claim, Progress, Row, Setting
 from recollect.weights.cmt import CMT, Example, MemoryBank
-from recollect.weights.generation import left_padded, prompt_ids
 
 SYSTEM, UNMATCHED, MEAN, NOTHING, ORACLE = (
     "CMT",
@@ -45,7 +40,7 @@ def _figures(
     world = FactWorld(num_entities=300, num_relations=4, num_values=20, seed=seed)
     tokenizer = world.tokenizer()
     model = tiny_decoder(len(tokenizer), seed=seed).to(device)
-    _teach_reading(model, tokenizer, world, steps // 2, seed, progress)
+    teach_reading(model, tokenizer, world, steps // 2, seed, ending=False, progress=progress)
     last = len(world.entities) - 50
     known = set(world.entities[:last])
     trained = [fact for fact in world.facts if fact[0] in known]
@@ -69,29 +64,8 @@ def _figures(
 
 
 def _example(world: FactWorld, fact: Fact, value: str) -> Example:
-    one, _, other = world.prompts(fact)
-    return Example(f"{one} {value}", other, f" {value}")
-
-
-def _teach_reading(model: Any, tokenizer: Any, world: FactWorld, steps: int, seed: int, progress: Progress) -> None:
-    """Train a decoder to answer from a fact before the question; values are drawn anew, so that it knows none by heart."""
-    rng, facts = Random(f"reading {seed}"), list(world.facts)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for step in range(steps):
-        rows = []
-        for fact in rng.choices(facts, k=32):
-            example = _example(world, fact, world.other_value(fact, rng))
-            rows.append(prompt_ids(tokenizer, f"{example.document} {example.question}{example.answer}"))
-        ids, mask = (each.to(model.device) for each in left_padded(rows, 0))
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=2).logits[:, 0]
-        loss = F.cross_entropy(logits, ids[:, -1])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step % 100 == 0:
-            progress(f"teaching to read, {step} of {steps}: loss {float(loss.detach()):.2f}")
+    document, question = world.told(fact, value)
+    return Example(document, question.prompt, question.answer)
 
 
 def _empty(memory: CMT) -> MemoryBank:

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 import recollect
-from recollect.benchmarks.multihop import KS, MultihopSet, ask, fill, generate_with_triples, load, nearest, recalls
+from recollect.benchmarks.multihop import KS, ask, fill, nearest, recalls
+from recollect.benchmarks.multihop_sets import MultihopSet, generate_with_triples, load
 from recollect.benchmarks.retrieval import Floor
 from recollect.claims.claim import Claim, Progress, Row, Setting
 from recollect.store.hipporag2 import HippoRAG2

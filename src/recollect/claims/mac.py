@@ -43,12 +43,12 @@ FULL = Size(num_entities=600, num_relations=4, num_steps=1500, num_seeds=3, teac
 
 def tried(size: Size, run: Run, setting: Setting, progress: Progress) -> dict[str, float]:
     """What one way of learning from the stream gives: `row|value` -> figure."""
-    from recollect.benchmarks.facts import FactWorld, tiny_decoder
+    from recollect.benchmarks.facts import FactWorld, teach_reading, tiny_decoder
 
     world = FactWorld(size.num_entities, size.num_relations, num_values=20, seed=run.seed)
     tokenizer = world.tokenizer()
     model = tiny_decoder(len(tokenizer), seed=run.seed, spread=0.125).to(setting.device)
-    _teach_reading(model, tokenizer, world, size.teaching_steps, run.seed, progress)
+    teach_reading(model, tokenizer, world, size.teaching_steps, run.seed, progress=progress)
     new = set(world.entities[-max(size.sizes) // size.num_relations :])
     rng = Random(f"asked {run.seed}")
     asked = rng.sample([fact for fact in world.facts if fact[0] in new], max(size.sizes))
@@ -154,38 +154,10 @@ def _streamed(
 
 def _document(world: FactWorld, fact: Fact, value: str) -> Document:
     """A document of one fact, and a question that puts it in other words."""
-    from recollect.weights.streams import Question
     from recollect.weights.texts import Document
 
-    told, _, asked = world.prompts(fact)
-    return Document(f"{fact}", f"{told} {value}", (Question(asked, f" {value}"),))
-
-
-def _teach_reading(model: Any, tokenizer: Any, world: FactWorld, steps: int, seed: int, progress: Progress) -> None:
-    """Train a decoder to answer from a document before the question; values are drawn anew, so that it knows none by heart."""
-    import torch
-
-    from recollect.weights.streams import Question
-    from recollect.weights.texts import answer_rows
-
-    rng, facts = Random(f"reading {seed}"), list(world.facts)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for step in range(steps):
-        documents = [_document(world, fact, world.other_value(fact, rng)) for fact in rng.choices(facts, k=32)]
-        read = [
-            Question(f"{each.text} {question.prompt}", question.answer)
-            for each in documents
-            for question in each.questions
-        ]
-        rows = answer_rows(tokenizer, read, 64).tensors
-        loss = model(**{name: each.to(model.device) for name, each in rows.items()}, use_cache=False).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step % 50 == 0:
-            progress(f"teaching to read, {step} of {steps}: loss {float(loss.detach()):.2f}")
+    text, question = world.told(fact, value)
+    return Document(f"{fact}", text, (question,))
 
 
 def _right(said: Sequence[str], tests: Sequence[Document]) -> float:

@@ -25,10 +25,10 @@ from recollect.store.buckets import Buckets
 from recollect.store.facts import contradicts
 from recollect.store.memory import Memory
 from recollect.store.method import Scope
-from recollect.store.notes import View
 from recollect.store.records import Answer, Quote
 from recollect.store.settling import fact_of
 from recollect.store.tim import CONCLUSION, THOUGHT, ThinkInMemory
+from recollect.store.views import View
 
 DIM, COSINE = 128, 0.9  # of the vectors, and of a query with the vector that it looks for
 FLAT, HASHED, ONE_PROBE, TABLES = (

@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from recollect.cli.common import NOTHING_FOUND, Agent, Db, Json, MethodName, User, escape, opened, out, print_json, when
+from recollect.cli.common import (
+    NOTHING_FOUND,
+    Agent,
+    AsOf,
+    Db,
+    Json,
+    MethodName,
+    User,
+    escape,
+    opened,
+    out,
+    print_json,
+    when,
+)
 
 EXAMPLES = 'Examples:  recollect answer "When did Ana move?"   |   recollect answer "Where does Ana live?" --at 2024-06-01 --json'
 
@@ -14,7 +27,7 @@ EXAMPLES = 'Examples:  recollect answer "When did Ana move?"   |   recollect ans
 def run(
     question: Annotated[str, typer.Argument(help="The question.")],
     k: Annotated[int, typer.Option("-k", help="How many memories to read.")] = 10,
-    at: Annotated[str | None, typer.Option(help="As things were known then.")] = None,
+    at: AsOf = None,
     db: Db = None,
     user: User = None,
     agent: Agent = None,

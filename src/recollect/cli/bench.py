@@ -8,7 +8,19 @@ from typing import Annotated, Any
 import typer
 
 from recollect.cli import bench_models
-from recollect.cli.common import EmbedderName, Json, err, escape, out, print_json, progress, settings, show_result
+from recollect.cli.common import (
+    EmbedderName,
+    Json,
+    Plots,
+    err,
+    escape,
+    out,
+    print_json,
+    progress,
+    saver,
+    settings,
+    show_result,
+)
 from recollect.errors import InvalidInput
 
 app = typer.Typer(no_args_is_help=True, help="Measure recall and speed; see recollect bench COMMAND --help.")
@@ -36,11 +48,9 @@ def _language_model(wanted: bool) -> Any:
 
 
 def _finish(result: dict[str, Any], results: Path | None, json: bool) -> None:
-    from recollect.benchmarks.provenance import write_json
     from recollect.benchmarks.report import show
 
-    if results is not None:
-        write_json(result, results / f"{result['benchmark']}.json")
+    saver(results, result["benchmark"])(result)
     if json:
         print_json(result)
     else:
@@ -107,10 +117,7 @@ def _compare_methods(data: Path, method: str, lm: bool, embedder: str | None, re
             done[name] = count
 
         result = methods.compare(data, names, embedder=embedder, lm=_language_model(lm), progress=step)
-    if results is not None:
-        from recollect.benchmarks.provenance import write_json
-
-        write_json(result, results / "locomo-methods.json")
+    saver(results, "locomo-methods")(result)
     show_result(methods, result, json)
 
 
@@ -183,10 +190,11 @@ def multihop(
     """Recall on questions that need several passages: MuSiQue, 2WikiMultihopQA, HotpotQA in HippoRAG's form, or a made set."""
     from recollect.benchmarks import multihop as bench
     from recollect.benchmarks.methods import names_of
+    from recollect.benchmarks.multihop_sets import generate, load
     from recollect.store.openie import OpenIECache
 
     names = names_of(method)
-    sets = bench.load(data) if data is not None else [bench.generate(made, seed)]
+    sets = load(data) if data is not None else [generate(made, seed)]
     cache = OpenIECache(openie) if openie is not None else None
     with progress("Multi-hop", show=not json) as advance:
         result = bench.run(
@@ -198,10 +206,7 @@ def multihop(
             limit=limit,
             progress=lambda label, done, total: advance(1),
         )
-    if results is not None:
-        from recollect.benchmarks.provenance import write_json
-
-        write_json(result, results / "multihop.json")
+    saver(results, "multihop")(result)
     show_result(bench, result, json)
 
 
@@ -212,7 +217,7 @@ def speed(
     ] = "1k,10k,100k,1M",
     embedder: EmbedderName = None,
     results: Results = None,
-    plots: Annotated[Path | None, typer.Option("--plots", help="Draw the figures into this folder.")] = None,
+    plots: Plots = None,
     json: Json = False,
 ) -> None:
     """Ingest rate and recall latency as the memory grows, beside Chroma and a plain vector index, in one run."""
@@ -220,10 +225,7 @@ def speed(
 
     with err.status("starting") as status:
         result = bench.run(bench.parse_sizes(sizes), embedder, lambda line: status.update(escape(line)))
-    if results is not None:
-        from recollect.benchmarks.provenance import write_json
-
-        write_json(result, results / "speed.json")
+    saver(results, "speed")(result)
     if plots is not None:
         bench.plot(result, plots)
     show_result(bench, result, json)
@@ -259,10 +261,7 @@ def load(
             )
             for database in ([None] if postgres is None else [None, postgres])
         ]
-    if results is not None:
-        from recollect.benchmarks.provenance import write_json
-
-        write_json({"benchmark": "load", "runs": found}, results / "load.json")
+    saver(results, "load")({"benchmark": "load", "runs": found})
     if json:
         print_json({"runs": found})
     else:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from recollect.cli.common import Json, err, escape, show_result
+from recollect.cli.common import Checkpoint, Device, Json, Plots, Rows, err, escape, saver, show_result
 from recollect.errors import InvalidInput
 
 app = typer.Typer()
 
 
-def _saver(results: Path | None, name: str) -> Callable[[dict[str, Any]], None]:
-    """What writes a result to `<name>.json` in a folder, where there is one."""
-    from recollect.benchmarks.provenance import write_json
-
-    return lambda found: None if results is None else write_json(found, results / f"{name}.json")
+Budget = Annotated[int | None, typer.Option(help="Keys a token may attend to. Default: half of the trained length.")]
+Dtype = Annotated[str, typer.Option(help="bfloat16, float16 or float32.")]
+Name = Annotated[str, typer.Option(help="Name of the files that are written.")]
 
 
 @app.command(
@@ -30,16 +27,11 @@ def needle(
     ] = "infllm,streaming-llm",
     lengths: Annotated[str, typer.Option(help="Tokens of input, as 1k,4k,16k.")] = "256,512,1k,2k",
     task: Annotated[str, typer.Option(help="passkey, needle, key-value, number, mqar; with commas.")] = "passkey",
-    model: Annotated[
-        Path | None,
-        typer.Option(help="Folder of a checkpoint of transformers. Default: the testbed, trained when missing."),
-    ] = None,
-    budget: Annotated[
-        int | None, typer.Option(help="Keys a token may attend to. Default: half of the trained length.")
-    ] = None,
+    model: Checkpoint = None,
+    budget: Budget = None,
     samples: Annotated[int, typer.Option(min=1, help="Questions for each task and length.")] = 10,
     haystack: Annotated[Path | None, typer.Option(help="A text to hide things in. Default: made sentences.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16. Default: float32 on a CPU, else bfloat16.")
     ] = None,
@@ -49,7 +41,7 @@ def needle(
         list[Path] | None,
         typer.Option(help="A result whose rows are taken over and not measured again; may be given several times."),
     ] = None,
-    name: Annotated[str, typer.Option(help="Name of the files that are written.")] = "needle",
+    name: Name = "needle",
     results: Annotated[
         Path | None, typer.Option("--results", help="Write <name>.json into this folder, after each measured row.")
     ] = None,
@@ -71,7 +63,7 @@ def needle(
             text = haystack.read_text("utf-8")
         except (OSError, UnicodeDecodeError):
             raise InvalidInput(f"haystack: {haystack} is not a text file in UTF-8.") from None
-    earlier = [_result(path) for path in resume or ()]
+    earlier = [_earlier(path, "needle", {"rows", "haystack", "earlier"}) for path in resume or ()]
     with err.status("the model") as status:
         if model is not None:
             network, tokenizer = load(model, device, dtype)
@@ -93,9 +85,9 @@ def needle(
             lambda what, done, total: status.update(f"{what} ({done} of {total})"),
             batch,
             earlier,
-            _saver(results, name),
+            saver(results, name),
         )
-    _saver(results, name)(result)
+    saver(results, name)(result)
     if plots is not None:
         bench.plot(result, plots, name)
     show_result(bench, result, json)
@@ -106,8 +98,8 @@ def context(
     policy: Annotated[str, typer.Option(help="Policies, as infllm,streaming-llm. all: every one.")] = "all",
     lengths: Annotated[str, typer.Option(help="Tokens of input, as 8k,32k,128k.")] = "8k,32k",
     layers: Annotated[int, typer.Option(min=1, help="Layers of the model; a Llama 7B has 32.")] = 32,
-    device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
-    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
+    device: Device = "cuda",
+    dtype: Dtype = "bfloat16",
     width: Annotated[int, typer.Option(help="Width of the model; a Llama 7B has 4096.")] = 4096,
     look_up_tokens: Annotated[int, typer.Option(min=1, help="Tokens that block memories decode with one look-up.")] = 1,
     copied: Annotated[
@@ -121,7 +113,7 @@ def context(
     results: Annotated[
         Path | None, typer.Option("--results", help="Write context-speed.json into this folder.")
     ] = None,
-    plots: Annotated[Path | None, typer.Option("--plots", help="Draw the figures into this folder.")] = None,
+    plots: Plots = None,
     json: Json = False,
 ) -> None:
     """Speed and memory of context policies beside full attention, on a Llama of random weights."""
@@ -141,7 +133,7 @@ def context(
             copied=copied,
             limit_s=limit_s,
             progress=lambda line: status.update(escape(line)),
-            save=_saver(results, "context-speed"),
+            save=saver(results, "context-speed"),
         )
     if plots is not None:
         bench.plot(result, plots)
@@ -154,7 +146,7 @@ def context(
 def look_ups(
     data: Annotated[Path, typer.Option("--data", help="Folder with a checkpoint of transformers and novels.")],
     length: Annotated[int, typer.Option(min=4096, help="Tokens of the novel.")] = 16_384,
-    device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cpu",
+    device: Device = "cpu",
     results: Annotated[Path | None, typer.Option("--results", help="Write look-ups.json into this folder.")] = None,
     json: Json = False,
 ) -> None:
@@ -165,7 +157,7 @@ def look_ups(
     with err.status("starting") as status:
         where = Setting(data=data, device=device)
         result = bench.on_a_novel(where, length, lambda line: status.update(escape(line)))
-    _saver(results, "look-ups")(result)
+    saver(results, "look-ups")(result)
     show_result(bench, result, json)
 
 
@@ -185,14 +177,9 @@ def sirllm(
     limit: Annotated[
         int, typer.Option(min=1, help="Rounds of each task and match; dialogues are played to their end.")
     ] = 200,
-    model: Annotated[
-        Path | None,
-        typer.Option(help="Folder of a checkpoint of transformers. Default: the testbed, trained when missing."),
-    ] = None,
-    budget: Annotated[
-        int | None, typer.Option(help="Keys a token may attend to. Default: half of the trained length.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    model: Checkpoint = None,
+    budget: Budget = None,
+    device: Device = "cpu",
     by: Annotated[
         str, typer.Option(help="letter, or text for a model that has not learned to answer by letters.")
     ] = "letter",
@@ -222,7 +209,7 @@ def sirllm(
             by,
             lambda what, done, total: status.update(f"{what} ({done} of {total})"),
         )
-    _saver(results, "sirllm-tasks")(result)
+    saver(results, "sirllm-tasks")(result)
     show_result(bench, result, json)
 
 
@@ -246,17 +233,17 @@ def recall(
     pairs: Annotated[int, typer.Option(min=1, help="Pairs to be kept, of mqar.")] = 16,
     length: Annotated[int, typer.Option(min=8, help="Tokens of a sequence.")] = 128,
     width: Annotated[int, typer.Option(min=8, help="Width of the model.")] = 64,
-    rows: Annotated[int, typer.Option(min=1, help="Sequences a step.")] = 64,
+    rows: Rows = 64,
     steps: Annotated[int, typer.Option(min=1, help="Steps of training at most; fewer once it is learned.")] = 1000,
     rates: Annotated[
         str, typer.Option(help="Learning rates, of which the best counts, as 1e-3,3e-3; the middle one first.")
     ] = "3e-3",
     workers: Annotated[int, typer.Option(min=1, help="Processes that train side by side.")] = 1,
     limit_s: Annotated[float, typer.Option(min=1, help="Seconds after which no further run is begun.")] = 1e6,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     seed: Annotated[int, typer.Option(help="Seed of weights and sequences.")] = 0,
     resume: Annotated[Path | None, typer.Option(help="A result whose rows are taken over.")] = None,
-    name: Annotated[str, typer.Option(help="Name of the files that are written.")] = "state-recall",
+    name: Name = "state-recall",
     results: Annotated[
         Path | None, typer.Option("--results", help="Write <name>.json into this folder, after each run.")
     ] = None,
@@ -274,7 +261,9 @@ def recall(
         raise InvalidInput(f"rates: {rates!r:.40} are no numbers; write them as 1e-3,3e-3.") from None
     setup = bench.Setup(task, pairs, length, width, rows, steps, chosen, seed)
     setup.make_task()
-    earlier = _earlier(resume, "state-recall") if resume is not None and resume.exists() else None
+    earlier = None
+    if resume is not None and resume.exists():
+        earlier = _earlier(resume, "state-recall", {"rows", "setup", "total_seconds"})
     with err.status("starting") as status:
         result = bench.run(
             setup,
@@ -284,7 +273,7 @@ def recall(
             limit_s,
             earlier,
             lambda what, done, total: status.update(f"{escape(what)} ({done} of {total})"),
-            _saver(results, name),
+            saver(results, name),
         )
     if plots is not None:
         bench.plot(result, plots, name)
@@ -303,8 +292,8 @@ def state_speed(
     width: Annotated[int, typer.Option(min=8, help="Width of a layer.")] = 512,
     heads: Annotated[int, typer.Option(min=1, help="Heads of a layer.")] = 8,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens a training step, over all rows.")] = 65_536,
-    device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
-    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
+    device: Device = "cuda",
+    dtype: Dtype = "bfloat16",
     limit_s: Annotated[float, typer.Option(min=0, help="Seconds of a step after which a layer is stopped.")] = 2.0,
     total_s: Annotated[float, typer.Option(min=1, help="Seconds after which no further measurement is begun.")] = 240.0,
     configs: Annotated[int, typer.Option(min=1, help="Configurations among which fused kernels are tuned.")] = 3,
@@ -329,34 +318,21 @@ def state_speed(
             total_s,
             configs,
             progress=lambda line: status.update(escape(line)),
-            save=_saver(results, "state-speed"),
+            save=saver(results, "state-speed"),
         )
     if plots is not None:
         bench.plot(result, plots)
     show_result(bench, result, json)
 
 
-def _earlier(path: Path, benchmark: str) -> dict[str, Any]:
-    """A result that this benchmark wrote. Raises InvalidInput for anything else."""
+def _earlier(path: Path, benchmark: str, parts: set[str]) -> dict[str, Any]:
+    """A result that this benchmark wrote, with these parts. Raises InvalidInput for anything else."""
     import json
 
     try:
         found = json.loads(path.read_text("utf-8"))
-        if found["benchmark"] == benchmark and {"rows", "setup", "total_seconds"} <= found.keys():
+        if found["benchmark"] == benchmark and parts <= found.keys():
             return found
     except (OSError, ValueError, KeyError, TypeError):
         pass
     raise InvalidInput(f"resume: {path} is not a result of `recollect bench {benchmark.removeprefix('state-')}`.")
-
-
-def _result(path: Path) -> dict[str, Any]:
-    """A result that `bench needle` wrote. Raises InvalidInput for anything else."""
-    import json
-
-    try:
-        found = json.loads(path.read_text("utf-8"))
-        if found["benchmark"] == "needle" and {"rows", "haystack", "earlier"} <= found.keys():
-            return found
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise InvalidInput(f"resume: {path} is not a result of `recollect bench needle`.")

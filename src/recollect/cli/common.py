@@ -51,6 +51,17 @@ MethodName = Annotated[
         rich_help_panel="Memory",
     ),
 ]
+Query = Annotated[str, typer.Argument(help="What to look for, in your own words.")]
+AsOf = Annotated[str | None, typer.Option(help="As things were known then.")]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(help="Folder of a checkpoint of transformers. Default: the testbed, trained when missing."),
+]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Steps = Annotated[int, typer.Option(min=1, help="Steps of training.")]
+Rows = Annotated[int, typer.Option(min=1, help="Sequences a step.")]
+Plots = Annotated[Path | None, typer.Option("--plots", help="Draw the figures into this folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
@@ -139,6 +150,13 @@ def show_result(bench: Any, result: Any, json: bool) -> None:
         print_json(result)
     else:
         bench.show(result, out)
+
+
+def saver(results: Path | None, name: str) -> Callable[[dict[str, Any]], None]:
+    """What writes a result to `<name>.json` in a folder, where there is one."""
+    from recollect.benchmarks.provenance import write_json
+
+    return lambda found: None if results is None else write_json(found, results / f"{name}.json")
 
 
 def fail(message: str, code: int = BAD_INPUT, as_json: bool = False) -> NoReturn:

@@ -9,8 +9,10 @@ import typer
 from recollect.cli.common import (
     NOTHING_FOUND,
     Agent,
+    AsOf,
     Db,
     Json,
+    Query,
     User,
     err,
     escape,
@@ -33,12 +35,12 @@ def _methods(incomplete: str) -> list[str]:
 
 
 def run(
-    query: Annotated[str, typer.Argument(help="What to look for, in your own words.")],
+    query: Query,
     names: Annotated[
         str, typer.Option("--methods", help="Methods joined by commas, or all.", autocompletion=_methods)
     ] = "all",
     k: Annotated[int, typer.Option("-k", help="How many memories of each.")] = 3,
-    at: Annotated[str | None, typer.Option(help="As things were known then.")] = None,
+    at: AsOf = None,
     db: Db = None,
     user: User = None,
     agent: Agent = None,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from recollect.cli.common import Json, err, escape, out, print_json, progress, size
+from recollect.cli.common import Device, Json, Seed, err, escape, out, print_json, progress, size
 from recollect.errors import InvalidInput
 
 app = typer.Typer(
@@ -16,8 +16,7 @@ app = typer.Typer(
 )
 
 Model = Annotated[Path, typer.Option("--model", help="Folder of a model of transformers, with its tokenizer.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Rate = Annotated[float, typer.Option(help="Learning rate of AdamW.")]
 
 
 def _opened(model: Path, device: str) -> tuple[Any, Any]:
@@ -59,7 +58,7 @@ def tune(
         typer.Option("--method", help="replay, or a key of recollect systems --home weights; name:setting=value,..."),
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over each task.")] = 3,
-    rate: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 1e-3,
+    rate: Rate = 1e-3,
     rows: Annotated[int, typer.Option(min=1, help="Rows a step.")] = 8,
     tokens: Annotated[int, typer.Option(min=8, help="Longest row.")] = 256,
     held_out: Annotated[float, typer.Option(help="Share of each task to test on; 0 tests on what was learned.")] = 0.2,
@@ -225,7 +224,7 @@ def probe(
     then: Annotated[Path, typer.Option(help="Folder or file of text that is read afterwards.")],
     exposures: Annotated[int, typer.Option(min=1, help="How often each text is seen.")] = 3,
     updates: Annotated[int, typer.Option(min=0, help="Steps on the text that is read afterwards.")] = 100,
-    rate: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 1e-4,
+    rate: Rate = 1e-4,
     plot: Annotated[Path | None, typer.Option(help="Draw retention.svg into this folder.")] = None,
     device: Device = "cpu",
     seed: Seed = 0,

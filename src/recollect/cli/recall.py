@@ -9,9 +9,11 @@ import typer
 from recollect.cli.common import (
     NOTHING_FOUND,
     Agent,
+    AsOf,
     Db,
     Json,
     MethodName,
+    Query,
     User,
     err,
     escape,
@@ -30,9 +32,9 @@ BAR = 10
 
 
 def run(
-    query: Annotated[str, typer.Argument(help="What to look for, in your own words.")],
+    query: Query,
     k: Annotated[int, typer.Option("-k", help="How many memories.")] = 5,
-    at: Annotated[str | None, typer.Option(help="As things were known then.")] = None,
+    at: AsOf = None,
     before: Annotated[str | None, typer.Option(help="Only what was said before this time.")] = None,
     after: Annotated[str | None, typer.Option(help="Only what was said at or after this time.")] = None,
     session: Annotated[str | None, typer.Option(help="Only this conversation.")] = None,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from recollect.catalogue import SYSTEMS
-from recollect.cli.common import NOTHING_FOUND, Json, err, escape, out, print_json
+from recollect.cli.common import NOTHING_FOUND, Device, Json, Seed, err, escape, out, print_json
 from recollect.errors import InvalidInput
 
 EXAMPLES = (
@@ -32,8 +32,8 @@ def run(
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Every claim.")] = False,
     scale: Annotated[str, typer.Option(help="small or full.")] = "small",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    device: Device = "cpu",
+    seed: Seed = 0,
     data: Annotated[Path | None, typer.Option(help="Folder of data sets, for claims that can use real data.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes, for claims that train many small models.")] = 1,
     results: Annotated[Path, typer.Option(help="Where results are written.")] = Path("results"),

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from recollect.cli.common import Json, escape, out, print_json, progress
+from recollect.cli.common import Checkpoint, Device, Json, Rows, Seed, Steps, escape, out, print_json, progress
 
 app = typer.Typer(no_args_is_help=True, help="Make the small model that context memories are measured on.")
 
@@ -20,8 +20,8 @@ def train(
     tokens: Annotated[int | None, typer.Option(min=64, help="Trained length.")] = None,
     width: Annotated[int | None, typer.Option(min=32, help="Hidden size; a multiple of 32.")] = None,
     layers: Annotated[int | None, typer.Option(min=1, help="Layers.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    device: Device = "cpu",
+    seed: Seed = 0,
     folder: Annotated[
         Path | None, typer.Option("--out", help="Write the model here. Default: your cache folder.")
     ] = None,
@@ -57,18 +57,15 @@ def train(
 )
 def extend(
     folder: Annotated[Path, typer.Option("--out", help="Write the model here.")],
-    model: Annotated[
-        Path | None,
-        typer.Option(help="Folder of a checkpoint of transformers. Default: the testbed, trained when missing."),
-    ] = None,
+    model: Checkpoint = None,
     tokens: Annotated[int, typer.Option(min=64, help="Length to train on to.")] = 1024,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 200,
-    rows: Annotated[int, typer.Option(min=1, help="Sequences a step.")] = 3,
+    steps: Steps = 200,
+    rows: Rows = 3,
     sinks: Annotated[int, typer.Option(min=0, help="First tokens that a sparse layer keeps.")] = 4,
     window: Annotated[int, typer.Option(min=1, help="Last tokens that a sparse layer keeps.")] = 60,
     full: Annotated[bool, typer.Option("--full", help="Full attention in all layers instead.")] = False,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    device: Device = "cpu",
+    seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Train a model on to longer texts as LongGen does: full attention in the middle third of the layers, sparse elsewhere."""

@@ -120,6 +120,8 @@ class RAPID:
         excerpt = self.retrieve(tokenizer, context, question)
         judge = _Reader(target, [*context, *question])
         author = _Reader(drafter if drafter is not None else target, [*excerpt, *question])
+        if target.device.type == "cuda":
+            torch.cuda.synchronize(target.device)
         prefill, draft_seconds, target_seconds = time.perf_counter() - began, 0.0, 0.0
         new: list[int] = []
         calls = num_drafted = num_accepted = 0

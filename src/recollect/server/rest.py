@@ -16,10 +16,10 @@ from recollect import __version__
 from recollect.catalogue import SYSTEMS
 from recollect.server import models
 from recollect.server.desk import Caring, Reading, Writing
-from recollect.store.browse import Neighbourhood, Session, Timeline
+from recollect.store.browse import History, Neighbourhood, Session, Timeline
 from recollect.store.consolidation import Run
 from recollect.store.importers import FORMATS
-from recollect.store.memory import History, Memory
+from recollect.store.memory import Memory
 from recollect.store.method import method_class, method_targets
 from recollect.store.records import Answer, Episode, Hit, Link, Note, Receipt
 

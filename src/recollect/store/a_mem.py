@@ -49,9 +49,10 @@ from recollect.store.facts import Fact, facts
 from recollect.store.hits import explain, note_hit
 from recollect.store.meanings import meanings, speaks_of
 from recollect.store.method import Draft, Request, Scope, view_of
-from recollect.store.notes import NewNote, View
+from recollect.store.notes import NewNote
 from recollect.store.records import Answer, Episode, Hit, Link, Note
 from recollect.store.settling import close_older, fact_meta, new_note
+from recollect.store.views import View
 
 if TYPE_CHECKING:
     from recollect.lm import LanguageModel

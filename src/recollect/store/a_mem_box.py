@@ -9,8 +9,9 @@ import numpy as np
 
 from recollect.store import notes
 from recollect.store.engine import Engine
-from recollect.store.notes import NewNote, View
+from recollect.store.notes import NewNote
 from recollect.store.records import Note
+from recollect.store.views import View
 
 
 @dataclass(slots=True)

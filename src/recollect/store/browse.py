@@ -16,8 +16,9 @@ from typing import Any
 
 from recollect.errors import InvalidInput, NotFound
 from recollect.store import notes
-from recollect.store.database import Database, Filter
-from recollect.store.records import Episode, Link, Note, from_micros, to_micros
+from recollect.store.database import Database
+from recollect.store.records import Episode, Link, Note, from_micros, to_json, to_micros
+from recollect.store.views import Filter
 
 _EPISODES = "FROM episodes e JOIN sessions s ON s.ref = e.session JOIN users u ON u.ref = s.user WHERE "
 _NOTES = "FROM notes n JOIN sessions s ON s.ref = n.session JOIN users u ON u.ref = s.user WHERE "
@@ -55,6 +56,66 @@ class Neighbourhood:
 
     records: tuple[Episode | Note, ...]  # the first is the one in the middle
     links: tuple[Link, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """All that is known about one record."""
+
+    record: Episode | Note
+    notes: tuple[Note, ...]  # derived from it
+    sources: tuple[Episode, ...]  # that it was derived from
+    links: tuple[Link, ...]
+    before: tuple[Episode, ...]  # the two turns before it in its conversation
+    after: tuple[Episode, ...]  # the two turns after it
+
+    def to_json(self) -> dict[str, Any]:
+        """This history as plain JSON values."""
+        return to_json(self)
+
+
+def record(db: Database, filter_: Filter, id_: str) -> Episode | Note:
+    """One record by its id. Raises NotFound."""
+    if not str(id_).startswith("no_"):
+        return episode(db, filter_, id_)
+    for note in notes.where(db, filter_, "AND n.id = ?", (id_,)).values():
+        return note
+    raise NotFound(f"id: there is no note {id_!r:.60} of this user.")
+
+
+def episode(db: Database, filter_: Filter, id_: str) -> Episode:
+    """One episode by its id. Raises NotFound."""
+    for _, found in db.episodes_where(filter_, "AND e.id = ?", (id_,)):
+        return found
+    raise NotFound(f"id: there is no episode {id_!r:.60} of this user.")
+
+
+def history(db: Database, filter_: Filter, id_: str) -> History:
+    """What is known about one record. Raises NotFound."""
+    known = record(db, filter_, id_)
+    links = tuple(notes.links_of(db, id_, filter_.user))
+    if isinstance(known, Note):
+        sources = tuple(episode(db, filter_, source) for source in known.sources)
+        return History(known, (), sources, links, (), ())
+    derived = notes.where(
+        db,
+        filter_,
+        "AND n.seq IN (SELECT note FROM note_sources ns JOIN episodes e ON e.seq = ns.episode WHERE e.id = ?)",
+        (id_,),
+    )
+    session, position = db.rows("SELECT session, position FROM episodes WHERE id = ?", (id_,))[0]
+    around: list[list[Episode]] = []
+    for comparison, order in (("<", "DESC"), (">", "ASC")):
+        seqs = [
+            row[0]
+            for row in db.rows(
+                f"SELECT seq FROM episodes WHERE session = ? AND position {comparison} ? ORDER BY position {order} LIMIT 2",
+                (session, position),
+            )
+        ]
+        found = db.episodes(seqs)
+        around.append([found[seq] for seq in seqs if seq in found])
+    return History(known, tuple(derived.values()), (), links, tuple(reversed(around[0])), tuple(around[1]))
 
 
 def sessions(db: Database, filter_: Filter, following: str | None, limit: int) -> list[Session]:

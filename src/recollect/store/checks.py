@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
 from typing import Any
 
 from recollect.errors import InvalidInput
-from recollect.store.records import Episode, to_micros
+from recollect.store.records import EPISODE, Episode, Note, parse_time, to_micros
 
+Time = str | date | datetime
 MAX_TEXT_CHARS = 64 * 2**20
 MAX_NAME_CHARS = 1000
 MAX_META_CHARS = 2**20
@@ -82,6 +83,65 @@ def checked_meta(value: Any) -> dict[str, Any]:
     if len(text) > MAX_META_CHARS:
         raise InvalidInput(f"meta: is {len(text)} characters as JSON; the limit is {MAX_META_CHARS}.")
     return json.loads(text)
+
+
+def checked_episode(item: Any, user: str, agent: str | None) -> Episode:
+    """A new episode from a mapping with the arguments of `Memory.add`. Raises InvalidInput, naming the field."""
+    if not isinstance(item, Mapping):
+        raise InvalidInput(f"item: expected a mapping with at least `text`, got {type(item).__name__}.")
+    unknown = set(item) - {"text", "speaker", "session", "at", "source_id", "meta"}
+    if unknown:
+        raise InvalidInput(f"{min(unknown)}: unknown field; known are text, speaker, session, at, source_id and meta.")
+    text = checked_text(item.get("text"), "text", MAX_TEXT_CHARS)
+    now = datetime.now().astimezone()
+    at = parse_time(item["at"]) if item.get("at") is not None else now
+    speaker = checked_name(item.get("speaker"), "speaker")
+    session = checked_name(item.get("session"), "session")
+    source_id = checked_name(item.get("source_id"), "source_id")
+    return Episode(
+        id="ep_" + new_id(now),
+        text=text,
+        at=at,
+        recorded_at=now,
+        speaker=speaker,
+        session=session,
+        user=user,
+        agent=agent,
+        source_id=source_id,
+        meta=checked_meta(item.get("meta")),
+    )
+
+
+def checked_note(
+    text: Any,
+    kind: Any,
+    sources: Sequence[str],
+    valid_from: Time | None,
+    valid_to: Time | None,
+    method: Any,
+    method_version: Any,
+    meta: Any,
+) -> Note:
+    """A new note from the arguments of `Memory.note`. Raises InvalidInput, naming the field."""
+    now = datetime.now().astimezone()
+    if kind == EPISODE:
+        raise InvalidInput("kind: 'episode' is taken; name what the note is, such as 'fact' or 'summary'.")
+    start = parse_time(valid_from, "valid_from") if valid_from is not None else None
+    end = parse_time(valid_to, "valid_to") if valid_to is not None else None
+    if start and end and end < start:
+        raise InvalidInput("valid_to: is earlier than valid_from.")
+    return Note(
+        id="no_" + new_id(now),
+        kind=checked_text(kind, "kind", MAX_NAME_CHARS),
+        text=checked_text(text, "text", MAX_TEXT_CHARS),
+        method=checked_text(method, "method", MAX_NAME_CHARS),
+        method_version=checked_text(method_version, "method_version", MAX_NAME_CHARS),
+        sources=tuple(dict.fromkeys(sources)),
+        recorded_at=now,
+        valid_from=start,
+        valid_to=end,
+        meta=checked_meta(meta),
+    )
 
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"

@@ -5,7 +5,8 @@ caches beside them in the same transactions. A write is durable when its transac
 file, `postgres.py` in a PostgreSQL that several servers share; each gives the statements, the transactions and what only it
 can do. SQL is written with `?` for values, and with `ON CONFLICT`, never with what one backend alone knows.
 
-All SQL of the engine that runs on every call is here; checks and repairs are in `repair.py`.
+The SQL that runs on every call is here and, of what is written, in `episodes.py` and `notes.py`; checks and repairs are in
+`repair.py`.
 """
 
 from __future__ import annotations
@@ -14,19 +15,20 @@ import json
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 import numpy as np
 
-from recollect.store.records import Episode, from_micros, to_micros
+from recollect.store.records import Episode, from_micros
+from recollect.store.views import Filter, Selection
 
 if TYPE_CHECKING:
-    from recollect.store.notes import View
+    from recollect.store.indexes import TextIndex, Vectors
 
 VECTOR_DTYPE = np.dtype("<f2")
 TERM_DTYPE = np.dtype("<u4")
@@ -56,7 +58,7 @@ def shown(path: str | os.PathLike[str]) -> str:
 def exists(path: str | os.PathLike[str]) -> bool:
     """Whether there is a memory at a path already, which remembers its embedder."""
     if is_server(path):
-        from recollect.store.postgres import holds_memory
+        from recollect.store.postgres_schema import holds_memory
 
         return holds_memory(os.fspath(path))
     return os.path.exists(os.path.expanduser(path))
@@ -73,51 +75,6 @@ def open_database(path: str | os.PathLike[str]) -> Database:
     return SqliteDatabase(path)
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which records a read may see. The user is never left out; every other condition narrows further."""
-
-    user: str
-    agent: str | None = None
-    session: str | None = None
-    speaker: str | None = None
-    until: int | None = None  # at <= until, microseconds: what was known then
-    after: int | None = None  # at >= after
-    before: int | None = None  # at < before
-
-    def sql(self, alias: str) -> tuple[str, list[Any]]:
-        """A WHERE condition over the table `alias` (episodes or notes) joined with `s` (sessions) and `u` (users)."""
-        conditions = ["u.name = ?"]
-        values: list[Any] = [self.user]
-        for condition, value in (
-            ("s.agent = ?", self.agent),
-            ("s.name = ?", self.session),
-            (f"{alias}.at <= ?", self.until),
-            (f"{alias}.at >= ?", self.after),
-            (f"{alias}.at < ?", self.before),
-        ):
-            if value is not None:
-                conditions.append(condition)
-                values.append(value)
-        if self.speaker is not None:
-            said = "casefold(e.speaker) = casefold(?)"
-            if alias == "n":
-                said = f"n.seq IN (SELECT note FROM note_sources ns JOIN episodes e ON e.seq = ns.episode WHERE {said})"
-            conditions.append(said)
-            values.append(self.speaker)
-        return " AND ".join(conditions), values
-
-    @property
-    def whole_user(self) -> bool:
-        """True when nothing but the user narrows the view."""
-        return self == Filter(self.user)
-
-    @property
-    def whole_scope(self) -> bool:
-        """True when nothing but the user, the agent and the time of asking narrows the view."""
-        return self == Filter(self.user, self.agent, until=self.until)
-
-
 @dataclass(slots=True)
 class Chunk:
     """A passage of a record that the encoder can read at once, with its embedding (None: still to be made)."""
@@ -126,17 +83,6 @@ class Chunk:
     last: int
     vector: bytes | None = None  # float16
     tokens: bytes | None = None  # compressed token vectors
-
-
-@dataclass(slots=True)
-class NewEpisode:
-    """An episode on its way into the database."""
-
-    episode: Episode
-    key: bytes
-    terms: np.ndarray  # uint32
-    shape: int | None = None  # from shape.shape; None: made where it is read
-    chunks: list[Chunk] = field(default_factory=list)
 
 
 class Growing:
@@ -165,95 +111,6 @@ class Growing:
             while len(self._kept) > self._num_kept:
                 self._kept.popitem(last=False)
         return numbers
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Chunks as a condition that the database itself looks for: over `c` (chunks), `e`, `s` and `u` of an episode."""
-
-    filter: Filter
-
-
-class TextIndex(Protocol):
-    """Full-text search over episodes and notes, confined to a user. Tables are "episodes" and "notes"."""
-
-    def search(self, text: str, filter_: Filter, limit: int) -> list[int]:
-        """Rows of the episodes that match any word of a text and that the filter lets through, best first."""
-        ...
-
-    def search_notes(self, text: str, view: View, limit: int) -> list[int]:
-        """Rows of the notes of a view whose key matches any word of a text, best first."""
-        ...
-
-    def search_all(self, text: str, filter_: Filter) -> list[int]:
-        """Rows of the episodes that hold every word of a text, common words aside, in order of writing."""
-        ...
-
-    def insert(self, table: str, texts: Sequence[tuple[int, str, int]]) -> None:
-        """Take up texts: (row, text, row of the user)."""
-        ...
-
-    def delete(self, table: str, texts: Sequence[tuple[int, str, int]]) -> None:
-        """Let go of texts that are about to be deleted."""
-        ...
-
-    def num_broken(self, table: str) -> int:
-        """How many entries disagree with the texts, or 1 where that cannot be counted."""
-        ...
-
-    def rebuild(self, table: str) -> None:
-        """Write all entries anew from the texts."""
-        ...
-
-
-class Vectors(Protocol):
-    """The vectors of one database and embedder, as the engine searches them. Ids are those of chunks."""
-
-    def sync(self, last_id: int, fetch: Callable[[int, int], Iterable[tuple[np.ndarray, np.ndarray]]]) -> int:
-        """Take up what is missing up to `last_id`; how many."""
-        ...
-
-    def search(self, query: np.ndarray, k: int, *, allowed: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        """The k best (ids int64, cosines float32), best first, of those that `Database.allowed_chunks` gave, or of ids."""
-        ...
-
-    def get(self, ids: Iterable[int]) -> np.ndarray:
-        """The vectors of ids, float32 (n, D); zeros for an id that is not there."""
-        ...
-
-    def erase(self, ids: Iterable[int]) -> list[str]:
-        """Overwrite what was deleted; the files that were changed."""
-        ...
-
-    def drop(self) -> None:
-        """Remove what can be made again; the next `sync` makes it."""
-        ...
-
-    def num_unlinked(self, count: int) -> int:
-        """How many of `count` vectors the approximate index lacks; 0 when they are too few to matter."""
-        ...
-
-    def build_approximate(self, progress: Callable[[int], None] | None = None) -> bool:
-        """Make or extend the approximate index where one is of use."""
-        ...
-
-    @property
-    def approximate(self) -> bool:
-        """Whether a search over everything goes through the approximate index."""
-        ...
-
-    @property
-    def note(self) -> str | None:
-        """What would make searching faster, as a sentence; None when nothing would."""
-        ...
-
-    def size_bytes(self) -> int:
-        """Bytes that the index takes."""
-        ...
-
-    def verify(self, last_id: int, fetch: Callable[[int, int], Iterable[tuple[np.ndarray, np.ndarray]]]) -> np.ndarray:
-        """The ids that disagree with the database."""
-        ...
 
 
 class Database(ABC):
@@ -391,65 +248,6 @@ class Database(ABC):
             for key, id_, text in self.rows_in("SELECT key, id, text FROM episodes WHERE key IN ({})", keys)
         }
 
-    def insert_episodes(self, items: Sequence[NewEpisode]) -> int:
-        """Write episodes with their index entries in one transaction; those whose key exists are passed over."""
-        added = 0
-        with self.transaction():
-            present = set(self.existing([item.key for item in items]))
-            users: dict[str, int] = {}
-            sessions: dict[tuple, tuple[int, int]] = {}
-            counts: dict[int, Counter[int]] = {}
-            totals: dict[int, list[int]] = {}
-            voices: Counter[tuple[int, str]] = Counter()
-            embeddings: list[tuple] = []
-            texts: list[tuple] = []
-            for item in items:
-                if item.key in present:
-                    continue
-                present.add(item.key)
-                episode = item.episode
-                user = users.get(episode.user)
-                if user is None:
-                    user = users[episode.user] = self.user(episode.user)
-                place = (user, episode.agent, episode.session)
-                if place not in sessions:
-                    ref = self.session(*place)
-                    last = self.rows("SELECT coalesce(max(position), -1) FROM episodes WHERE session = ?", (ref,))[0][0]
-                    sessions[place] = (ref, last)
-                ref, position = sessions[place]
-                sessions[place] = (ref, position + 1)
-                seq = self.insert(
-                    "INSERT INTO episodes (id, key, session, position, at, at_offset, recorded, recorded_offset, speaker, "
-                    "source_id, text, meta, terms, shape) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        episode.id,
-                        item.key,
-                        ref,
-                        position + 1,
-                        *to_micros(episode.at),
-                        *to_micros(episode.recorded_at),
-                        episode.speaker,
-                        episode.source_id,
-                        episode.text,
-                        dump_meta(episode.meta),
-                        item.terms.astype(TERM_DTYPE).tobytes(),
-                        item.shape,
-                    ),
-                )
-                texts.append((seq, episode.text, user))
-                embeddings += self.insert_chunk_rows("episode", seq, item.chunks)
-                counts.setdefault(user, Counter()).update(set(item.terms.tolist()))
-                total = totals.setdefault(user, [0, 0])
-                total[0] += 1
-                total[1] += len(item.terms)
-                if episode.speaker:
-                    voices[user, episode.speaker] += 1
-                added += 1
-            self.texts.insert("episodes", texts)
-            self.run_many("INSERT INTO embeddings VALUES (?, ?, ?)", embeddings)
-            self.count(counts, totals, voices, sign=1)
-        return added
-
     def insert_chunk_rows(self, owner: str, seq: int, chunks: Sequence[Chunk]) -> list[tuple[int, Any, bytes | None]]:
         """Insert the chunks of a record; returns the embedding rows to insert."""
         rows = []
@@ -464,25 +262,6 @@ class Database(ABC):
         """Insert the chunks and embeddings of a record; owner is "episode" or "note"."""
         with self.transaction():
             self.run_many("INSERT INTO embeddings VALUES (?, ?, ?)", self.insert_chunk_rows(owner, seq, chunks))
-
-    def count(
-        self, terms: dict[int, Counter[int]], totals: dict[int, list[int]], voices: Counter[tuple[int, str]], sign: int
-    ) -> None:
-        """Add (sign 1) or take away (sign -1) episodes in each user's counts of terms and speakers."""
-        for user, (num_episodes, num_terms) in totals.items():
-            self.run(
-                "UPDATE users SET num_episodes = num_episodes + ?, num_terms = num_terms + ? WHERE ref = ?",
-                (sign * num_episodes, sign * num_terms, user),
-            )
-        self.add_counts(
-            "term_counts",
-            "term",
-            [(user, term, sign * n) for user, counter in terms.items() for term, n in sorted(counter.items())],
-        )
-        self.add_counts("speakers", "speaker", [(user, name, sign * n) for (user, name), n in voices.items()])
-        if sign < 0:
-            for table in ("term_counts", "speakers"):
-                self.run_many(f"DELETE FROM {table} WHERE user = ? AND num_episodes <= 0", ((user,) for user in totals))
 
     _ADDED = "ON CONFLICT (user, {1}) DO UPDATE SET num_episodes = {0}.num_episodes + excluded.num_episodes"
 

@@ -16,10 +16,11 @@ from typing import Any
 from recollect.errors import Unavailable
 from recollect.lm.meter import Cost
 from recollect.store import forgetting, notes
-from recollect.store.database import Database, Filter
+from recollect.store.database import Database
 from recollect.store.engine import Engine
 from recollect.store.method import Draft, Method, Scope, derives
 from recollect.store.records import Answer, Episode, to_json
+from recollect.store.views import Filter
 
 BATCH = 64  # episodes to a transaction
 MAX_ATTEMPTS = 5  # at an episode whose derivation fails

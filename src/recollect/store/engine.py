@@ -1,49 +1,33 @@
-"""The engine under every method: writes episodes with their embeddings, and finds candidates for a query.
+"""The engine under every method: writes episodes and notes with their embeddings, and finds candidates for a query.
 
-The first stage fuses the ranks of the best by BM25 (full-text search), the best by cosine (the vector index) and, when the
-query speaks of a time, the best by cosine within it; then come the turns beside each of them in the conversation. A
-method ranks what the first stage found.
+What a method ranks comes from the first stage (`first_stage.py`), in one snapshot of the database whose vectors are all in the
+index.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from operator import itemgetter
 from typing import Literal
 
 import numpy as np
 
 from recollect.errors import Conflict, RecollectError, StorageFailed, Unavailable
-from recollect.store import late, lexical, notes, shape
-from recollect.store.database import VECTOR_DTYPE, Chunk, Filter, NewEpisode, Vectors, open_database
+from recollect.store import episodes, first_stage, late, lexical, notes, shape
+from recollect.store.database import VECTOR_DTYPE, Chunk, Growing, open_database
 from recollect.store.embedders import Embedder, make_embedder
-from recollect.store.fusion import Candidates, Query, without_names
+from recollect.store.episodes import NewEpisode
+from recollect.store.first_stage import MAX_CHUNKS_SCORED, Pool
+from recollect.store.fusion import Query, without_names
+from recollect.store.indexes import Vectors
 from recollect.store.method import Request
 from recollect.store.notes import NewNote
-from recollect.store.records import EPISODE
+from recollect.store.views import Filter, View
 
-FIRST_STAGE = 200  # episodes from each of BM25 and cosine
-RERANKED = 100  # episodes that go on from there, by reciprocal-rank fusion
-RANK_OFFSET = 60  # the usual constant of reciprocal-rank fusion
-NEIGHBOURS = 2  # turns on each side of a candidate
-MAX_CHUNKS_SCORED = 64  # of one long episode that only BM25 found
 GRAPH_RATE = 20  # rows that the approximate index takes up in the time in which one text is embedded
 MAX_QUERY_CHUNKS = 8  # of a query longer than the encoder reads
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """What the first stage found, for a method to rank."""
-
-    query: Query
-    candidates: Candidates
-    chunk: np.ndarray  # int64 (N,), each candidate's best chunk; 0 where it has none
-    eligible: np.ndarray  # bool (N,), False for a turn that the filter lets in as context only (another speaker's)
 
 
 class Engine:
@@ -54,7 +38,7 @@ class Engine:
         self.db = open_database(path)
         if user is not None:
             self.db.bind(user)
-        self._note_chunks: OrderedDict[notes.View, tuple[int, np.ndarray]] = OrderedDict()
+        self._note_chunks = Growing(8)
         try:
             self.embedder = self._choose_embedder(embedder)
             self.index = self._open_index()
@@ -106,7 +90,7 @@ class Engine:
             self._prepare(items)
             with self.db.transaction():
                 if self._is_current():
-                    return self.db.insert_episodes(items)
+                    return episodes.insert(self.db, items)
 
     def follow_embedder(self) -> None:
         """Take up the embedder and the numbering of chunks that another process may have changed the database to."""
@@ -299,61 +283,23 @@ class Engine:
             )
         ]
 
+    def note_chunks(self, view: View) -> np.ndarray:
+        """Sorted chunk ids of the notes of a view; kept for the last views and extended by what was added since."""
+        epoch = int(self.db.get_state("epoch") or 0)
+        return self._note_chunks.get(view, epoch, lambda last: notes.chunk_ids(self.db, view, last))
+
     def pool(self, request: Request, window: Filter | None = None) -> Pool:
         """The first stage and the turns beside it, sorted by (session, position).
 
         window: a narrower filter, when the query speaks of a time; its best by cosine join the pool.
         """
-        while True:
-            self.follow_embedder()
-            self.sync_index()
-            with self.db.snapshot():
-                if self._is_current():
-                    return self._pool(self.query(request, window), request, window)
+        with self.reading():
+            return first_stage.find(self, self.query(request, window), request, window)
 
-    def _pool(self, query: Query, request: Request, window: Filter | None) -> Pool:
-        kinds, filter_ = request.kinds, request.filter
-        chosen: list[int] = []
-        found: list[int] = []
-        hit_chunks: set[int] = set()
-        if kinds is None or EPISODE in kinds:
-            bare, _ = without_names(request.text, query.speakers)
-            limit = max(FIRST_STAGE, request.k)
-            rankings = [self.db.texts.search(bare, filter_, limit)]
-            for view in (filter_,) if window is None else (filter_, window):
-                ids, _ = self.index.search(query.vector, limit, allowed=self.db.allowed_chunks(view))
-                hit_chunks |= set(ids.tolist())
-                owner = dict(self.db.rows_in("SELECT id, episode FROM chunks WHERE id IN ({})", ids.tolist()))
-                rankings.append(list(dict.fromkeys(owner[id_] for id_ in ids.tolist() if owner.get(id_))))
-            chosen = _fused(rankings)[: max(RERANKED, request.k)]
-        if kinds is None or kinds - {EPISODE}:
-            found = self._find_notes(query, request)
-        pool = self._load(query, chosen, filter_, found, hit_chunks)
-        if filter_.speaker is not None:
-            wanted = filter_.speaker.casefold()
-            pool.eligible[:] = [name.casefold() == wanted for name in pool.candidates.speaker]
-        return pool
-
-    def _find_notes(self, query: Query, request: Request) -> list[int]:
-        """Rows of the notes written by hand to rank: the best by cosine and by BM25."""
-        view = notes.View(request.filter, notes.BY_HAND, tuple(sorted((request.kinds or frozenset()) - {EPISODE})))
-        if not len(self.note_chunks(view)):
-            return []
-        found = {row for row, _, _ in self._nearest_notes(query.vector, view, FIRST_STAGE)}
-        return sorted(found | set(self.db.texts.search_notes(request.text, view, FIRST_STAGE)))
-
-    def note_chunks(self, view: notes.View) -> np.ndarray:
-        """Sorted chunk ids of the notes of a view; kept for the last views and extended by what was added since."""
-        epoch = int(self.db.get_state("epoch") or 0)
-        known = self._note_chunks.get(view)
-        ids = known[1] if known and known[0] == epoch else np.empty(0, np.int64)
-        fresh = notes.chunk_ids(self.db, view, int(ids[-1]) if len(ids) else 0)
-        ids = np.concatenate([ids, fresh]) if len(fresh) else ids
-        self._note_chunks[view] = (epoch, ids)
-        self._note_chunks.move_to_end(view)
-        while len(self._note_chunks) > 8:
-            self._note_chunks.popitem(last=False)
-        return ids
+    def nearest_notes(self, vector: np.ndarray, view: View, k: int) -> list[tuple[int, float, int]]:
+        """(note row, cosine, chunk) of the k notes of a view nearest to a unit vector (D,), best first, by best passage."""
+        with self.reading():
+            return first_stage.nearest_notes(self, vector, view, k)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -366,104 +312,6 @@ class Engine:
                     yield
                     return
 
-    def nearest_notes(self, vector: np.ndarray, view: notes.View, k: int) -> list[tuple[int, float, int]]:
-        """(note row, cosine, chunk) of the k notes of a view nearest to a unit vector (D,), best first, by best passage."""
-        while True:
-            self.follow_embedder()
-            self.sync_index()
-            with self.db.snapshot():
-                if self._is_current():
-                    return self._nearest_notes(vector, view, k)
-
-    def _nearest_notes(self, vector: np.ndarray, view: notes.View, k: int) -> list[tuple[int, float, int]]:
-        allowed = self.note_chunks(view)
-        found: dict[int, tuple[float, int]] = {}
-        wanted = k
-        while True:  # one note may hold several of the best passages
-            ids, scores = self.index.search(vector, wanted, allowed=allowed)
-            owner = dict(self.db.rows_in("SELECT id, note FROM chunks WHERE id IN ({})", ids.tolist()))
-            for id_, score in zip(ids.tolist(), scores.tolist(), strict=True):
-                if owner.get(id_) is not None:
-                    found.setdefault(owner[id_], (score, id_))
-            if len(found) >= k or len(ids) < wanted or wanted >= len(allowed):
-                break
-            wanted *= 4
-        return [(row, score, chunk) for row, (score, chunk) in list(found.items())[:k]]
-
-    def _beside(self, chosen: Sequence[int], filter_: Filter) -> list[tuple]:
-        """Rows of the chosen episodes and of the turns within NEIGHBOURS places, seen through the same filter's times."""
-        places = sorted(self.db.rows_in("SELECT session, position FROM episodes WHERE seq IN ({})", chosen))
-        spans: list[list[int]] = []
-        for session, position in places:
-            first, last = position - NEIGHBOURS, position + NEIGHBOURS
-            if spans and spans[-1][0] == session and first <= spans[-1][2] + 1:
-                spans[-1][2] = last
-            else:
-                spans.append([session, first, last])
-        until = filter_.until if filter_.until is not None else 2**62
-        before = filter_.before if filter_.before is not None else 2**62
-        after = filter_.after if filter_.after is not None else -(2**62)
-        columns = f"e.seq, e.session, e.position, e.at, e.speaker, {shape.SQL}, e.terms"
-        rows = self.db.turns(spans, columns, "e.at <= ? AND e.at < ? AND e.at >= ?", (until, before, after))
-        rows = [(*row[:5], shape.read(row[5], row[6]), row[7]) for row in rows]
-        return sorted(rows, key=itemgetter(1, 2))
-
-    def _load(
-        self, query: Query, chosen: Sequence[int], filter_: Filter, by_hand: Sequence[int], hit_chunks: set[int]
-    ) -> Pool:
-        """Columns of the candidates, episodes by (session, position), then notes (their rows negated)."""
-        rows = self._beside(chosen, filter_)
-        first_stage = set(chosen)
-        note_rows = self.db.rows_in("SELECT seq, at, text, terms FROM notes WHERE seq IN ({})", by_hand)
-        rows += [(-seq, -seq, 0, at, None, shape.flags(text), terms) for seq, at, text, terms in sorted(note_rows)]
-        n = len(rows)
-        seqs, sessions, positions, at, speakers, shapes, terms = zip(*rows, strict=True) if rows else [()] * 7
-        chunk_rows = self.db.rows_in("SELECT id, episode FROM chunks WHERE episode IN ({})", seqs)
-        chunk_rows += self.db.rows_in("SELECT id, -note FROM chunks WHERE note IN ({}) ORDER BY note, id", by_hand)
-        ids, owners = self._scored(np.array(chunk_rows, np.int64).reshape(-1, 2), np.array(seqs, np.int64), hit_chunks)
-        vectors = self.index.get(ids)
-        scores = vectors @ query.vector
-        order = np.lexsort((-scores, owners))
-        best = order[np.r_[True, np.diff(owners[order]) != 0]] if len(order) else order
-        places = owners[best]
-        dense = np.zeros(n, np.float32)
-        best_vectors = np.zeros((n, self.embedder.dim), np.float32)
-        best_chunk = np.zeros(n, np.int64)
-        dense[places], best_vectors[places], best_chunk[places] = scores[best], vectors[best], ids[best]
-        tokens: dict[int, bytes | None] = {}
-        if self.embedder.has_tokens:
-            tokens = dict(
-                self.db.rows_in("SELECT chunk, tokens FROM embeddings WHERE chunk IN ({})", ids[best].tolist())
-            )
-        candidates = Candidates(
-            seq=np.array(seqs, np.int64),
-            session=np.array(sessions, np.int64),
-            position=np.array(positions, np.int64),
-            at=np.array(at, np.float64) / 1e6,
-            speaker=[name or "" for name in speakers],
-            shape=np.array(shapes, np.uint8),
-            dense=dense,
-            vectors=best_vectors,
-            first_stage=np.array([seq < 0 or seq in first_stage for seq in seqs], bool),
-            tokens=[tokens.get(chunk) for chunk in best_chunk.tolist()],
-            terms=list(terms),
-        )
-        return Pool(query, candidates, best_chunk, np.ones(n, bool))
-
-    def _scored(self, rows: np.ndarray, seqs: np.ndarray, hit_chunks: set[int]) -> tuple[np.ndarray, np.ndarray]:
-        """(chunk ids (C,), their records' places in `seqs` (C,)): of one record the first MAX_CHUNKS_SCORED and the hits.
-
-        rows: (chunk id, record) (C, 2), those of one record together and in order.
-        """
-        ids, owners = rows.T
-        begins = np.r_[True, np.diff(owners) != 0][: len(ids)]
-        number = np.arange(len(ids)) - np.maximum.accumulate(np.where(begins, np.arange(len(ids)), 0))
-        kept = number < MAX_CHUNKS_SCORED
-        if not kept.all():
-            kept |= np.isin(ids, list(hit_chunks))
-        by_seq = np.argsort(seqs)
-        return ids[kept], by_seq[np.searchsorted(seqs[by_seq], owners[kept])]
-
     def spans(self, chunks: Sequence[int]) -> dict[int, tuple[int, int]]:
         """Character spans of chunks."""
         return {
@@ -474,15 +322,6 @@ class Engine:
 
 def _seconds(micros: int | None, default: float) -> float:
     return default if micros is None else micros / 1e6
-
-
-def _fused(rankings: Sequence[Sequence[int]]) -> list[int]:
-    """Reciprocal-rank fusion of rankings, best first."""
-    scores: dict[int, float] = {}
-    for ranking in rankings:
-        for place, seq in enumerate(ranking):
-            scores[seq] = scores.get(seq, 0.0) + 1 / (RANK_OFFSET + place)
-    return sorted(scores, key=lambda seq: (-scores[seq], seq))
 
 
 def embed_chunks(embedder: Embedder, pairs: Sequence[tuple[Chunk, str]]) -> None:

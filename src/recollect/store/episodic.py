@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recollect.store import lexical, notes
-from recollect.store.database import Filter
 from recollect.store.engine import Engine
 from recollect.store.fusion import Fusion
 from recollect.store.hits import episode_hit, note_hit
 from recollect.store.method import Draft, Request, Scope
 from recollect.store.records import Episode, Hit
-from recollect.store.timeline import query_window
+from recollect.store.views import Filter
+from recollect.store.windows import query_window
 
 if TYPE_CHECKING:
     from recollect.lm import LanguageModel

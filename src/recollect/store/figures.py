@@ -8,11 +8,12 @@ from datetime import datetime
 from typing import Any
 
 from recollect.store import browse
-from recollect.store.database import Database, Filter
+from recollect.store.database import Database
 from recollect.store.derivation import num_pending
 from recollect.store.engine import Engine
 from recollect.store.method import Method
 from recollect.store.records import to_json
+from recollect.store.views import Filter
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,21 @@ remembered in the table `state` and finished at the next chance.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
+from recollect.errors import InvalidInput
+from recollect.store import lexical
+from recollect.store.browse import record
+from recollect.store.checks import query_text
 from recollect.store.database import TERM_DTYPE, Database
-from recollect.store.notes import refresh_time
+from recollect.store.episodes import Counts
+from recollect.store.notes import by_rows, refresh_time, where
+from recollect.store.records import Note, Receipt
+from recollect.store.views import Filter
 
 
 def delete(db: Database, seqs: Sequence[int], notes: Sequence[int] = (), *, scrub: bool = True) -> dict[str, Any]:
@@ -64,18 +71,10 @@ def delete(db: Database, seqs: Sequence[int], notes: Sequence[int] = (), *, scru
                 for row in db.rows_in(f"SELECT source, target, relation, method FROM links WHERE {end} IN ({{}})", ids)
             }
         )
-        counts: dict[int, Counter[int]] = {}
-        totals: dict[int, list[int]] = {}
-        voices: Counter[tuple[int, str]] = Counter()
+        counts = Counts()
         for _, _, _, terms, user, speaker, *_ in doomed:
-            array = np.frombuffer(terms, TERM_DTYPE)
-            counts.setdefault(user, Counter()).update(set(array.tolist()))
-            total = totals.setdefault(user, [0, 0])
-            total[0] += 1
-            total[1] += len(array)
-            if speaker:
-                voices[user, speaker] += 1
-        db.count(counts, totals, voices, sign=-1)
+            counts.take(user, np.frombuffer(terms, TERM_DTYPE), speaker)
+        counts.write(db, sign=-1)
         db.texts.delete("episodes", [(row[0], row[2], row[4]) for row in doomed])
         db.texts.delete("notes", [(row[0], row[3] or row[2], row[5]) for row in note_rows])
         db.run_many("DELETE FROM links WHERE source = ?", ((id_,) for id_ in ids))
@@ -119,3 +118,50 @@ def _names(db: Database) -> set[str]:
         row[0]
         for row in db.rows("SELECT name FROM users UNION SELECT name FROM sessions UNION SELECT speaker FROM speakers")
     }
+
+
+def chosen(
+    db: Database, filter_: Filter, ids: str | Iterable[str] | None, query: str | None, *, with_notes: bool
+) -> tuple[list[int], list[int]]:
+    """(episode rows, note rows) to delete: those with these ids, or that hold all words of a query, or all of the filter's.
+
+    with_notes: whether all of the filter's notes go too. Raises NotFound for an id that is not there, InvalidInput for a query
+    without words.
+    """
+    if ids is not None:
+        found: dict[str, list[int]] = {"episodes": [], "notes": []}
+        for id_ in dict.fromkeys([ids] if isinstance(ids, str) else ids):
+            table = "notes" if isinstance(record(db, filter_, id_), Note) else "episodes"
+            found[table].append(db.rows(f"SELECT seq FROM {table} WHERE id = ?", (id_,))[0][0])
+        return found["episodes"], found["notes"]
+    if query is not None:
+        if not lexical.fts_query(query_text(query)):
+            raise InvalidInput("query: holds no words to look for.")
+        return db.texts.search_all(query_text(query), filter_), []
+    return [seq for seq, _ in db.episodes_where(filter_)], list(where(db, filter_)) if with_notes else []
+
+
+def foretold(db: Database, seqs: Sequence[int], note_rows: Sequence[int]) -> Receipt:
+    """What a deletion of these rows would name."""
+    found = db.episodes(seqs)
+    gone = {
+        "episodes": [found[seq].id for seq in seqs if seq in found],
+        "notes": [note.id for note in by_rows(db, note_rows).values()],
+    }
+    return receipt(gone, [])
+
+
+def receipt(gone: Mapping[str, Any], files: Sequence[str], complete: bool = True) -> Receipt:
+    """The receipt of what `delete` returned, of the index files that were changed, and whether all bytes are gone."""
+    return Receipt(
+        episodes=tuple(gone["episodes"]),
+        notes=tuple(gone["notes"]),
+        flagged_notes=tuple(gone.get("flagged", ())),
+        num_links=gone.get("num_links", 0),
+        num_vectors=gone.get("num_vectors", 0),
+        num_token_vectors=gone.get("num_token_vectors", 0),
+        num_index_entries=gone.get("num_index_entries", 0),
+        index_files=tuple(files),
+        at=datetime.now(UTC).astimezone(),
+        complete=complete,
+    )

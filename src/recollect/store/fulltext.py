@@ -18,10 +18,11 @@ import numpy as np
 
 from recollect.errors import StorageFailed
 from recollect.store import lexical
-from recollect.store.database import Database, Filter
+from recollect.store.database import Database
+from recollect.store.views import Filter
 
 if TYPE_CHECKING:
-    from recollect.store.notes import View
+    from recollect.store.views import View
 
 EXACT_POSTINGS = 4_000
 MAX_POSTINGS = 20_000

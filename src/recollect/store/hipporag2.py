@@ -48,10 +48,11 @@ from recollect.store.hipporag2_graph import FACT, PHRASE, SYNONYM, Graph, Graphs
 from recollect.store.hipporag2_prompts import recognise
 from recollect.store.hits import episode_hit, note_hit
 from recollect.store.method import Draft, Request, Scope
-from recollect.store.notes import NewNote, View
+from recollect.store.notes import NewNote
 from recollect.store.openie import OpenIECache
 from recollect.store.records import EPISODE, Answer, Episode, Hit, Link, Note, Signal
 from recollect.store.settling import Found, new_note, settle
+from recollect.store.views import View
 
 if TYPE_CHECKING:
     from recollect.lm import LanguageModel

@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from recollect.store.database import Database, Filter
+from recollect.store.database import Database
 from recollect.store.engine import Engine
 from recollect.store.graph import Transitions
+from recollect.store.views import Filter
 
 PHRASE, FACT, SYNONYM = "phrase", "fact", "synonym"
 NEVER = 2**62  # a time after all others, microseconds

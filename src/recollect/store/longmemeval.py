@@ -29,15 +29,18 @@ from pydantic import BaseModel, Field
 from recollect.errors import RecollectError, SchemaBroken
 from recollect.lm.meter import complete_all
 from recollect.store import analyst, notes
-from recollect.store.engine import RANK_OFFSET, Engine
+from recollect.store.engine import Engine
 from recollect.store.facts import Fact, facts
+from recollect.store.first_stage import RANK_OFFSET
 from recollect.store.hits import explain, note_hit
 from recollect.store.method import Draft, Request, Scope
-from recollect.store.notes import NewNote, View
+from recollect.store.notes import NewNote
 from recollect.store.records import Answer, Episode, Hit, Note, to_micros
 from recollect.store.rounds import episodes_of, grouped, told, users_of
 from recollect.store.settling import Found, fact_note, merge_same_facts, new_note, settle
-from recollect.store.timeline import find_times, query_window
+from recollect.store.timeline import find_times
+from recollect.store.views import View
+from recollect.store.windows import query_window
 
 if TYPE_CHECKING:
     from recollect.lm import LanguageModel

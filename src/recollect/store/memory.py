@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,29 +15,27 @@ import numpy as np
 
 from recollect.errors import Conflict, InvalidInput, NotFound
 from recollect.lm.meter import Metered
-from recollect.store import browse, consolidation, derivation, figures, forgetting, graph, lexical, notes
-from recollect.store.browse import Neighbourhood, Session, Timeline
+from recollect.store import browse, consolidation, derivation, figures, forgetting, graph, notes
+from recollect.store.browse import History, Neighbourhood, Session, Timeline
 from recollect.store.checks import (
     MAX_NAME_CHARS,
-    MAX_TEXT_CHARS,
+    Time,
     check_k,
-    checked_meta,
+    checked_episode,
     checked_name,
+    checked_note,
     checked_text,
-    episode_key,
-    new_id,
     query_text,
 )
 from recollect.store.consolidation import Consolidation, Run
-from recollect.store.database import Filter, NewEpisode
 from recollect.store.derivation import DeriveReport
 from recollect.store.engine import Engine
+from recollect.store.episodes import NewEpisode
 from recollect.store.figures import Stats
 from recollect.store.method import DEFAULT_METHOD, Method, Request, Scope, make_method, method_targets
 from recollect.store.notes import NewNote
 from recollect.store.records import (
     DEFAULT_USER,
-    EPISODE,
     Answer,
     Episode,
     Hit,
@@ -45,17 +43,16 @@ from recollect.store.records import (
     Note,
     Receipt,
     parse_time,
-    to_json,
     to_micros,
 )
 from recollect.store.repair import VerifyReport, reindex, verify
 from recollect.store.transfer import ImportedRecords, export_records, import_records
+from recollect.store.views import Filter
 
 if TYPE_CHECKING:
     from recollect.lm import LanguageModel
     from recollect.store.embedders import Embedder
 
-Time = str | date | datetime
 REST_S = 60.0  # after a language model was out of reach
 Progress = Callable[[int], None]  # called with the number of items just done
 
@@ -66,22 +63,6 @@ class AddReport:
 
     added: int
     existing: int  # already stored: same scope, source id or content, and time
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """All that is known about one record."""
-
-    record: Episode | Note
-    notes: tuple[Note, ...]  # derived from it
-    sources: tuple[Episode, ...]  # that it was derived from
-    links: tuple[Link, ...]
-    before: tuple[Episode, ...]  # the two turns before it in its conversation
-    after: tuple[Episode, ...]  # the two turns after it
-
-    def to_json(self) -> dict[str, Any]:
-        """This history as plain JSON values."""
-        return to_json(self)
 
 
 def open(
@@ -179,11 +160,11 @@ class Memory:
         Raises InvalidInput, naming the field; Conflict when the source id is stored with another text.
         """
         item = {"text": text, "speaker": speaker, "session": session, "at": at, "source_id": source_id, "meta": meta}
-        new = self._new_episode(item)
+        new = NewEpisode.of(checked_episode(item, self.user, self.agent))
         self._write([new])
         if found := self.engine.db.existing([new.key]):
             id_ = found[new.key][0]
-            return new.episode if id_ == new.episode.id else self._get_episode(id_)
+            return new.episode if id_ == new.episode.id else browse.episode(self.engine.db, self._filter(), id_)
         return new.episode
 
     def add_many(
@@ -214,7 +195,7 @@ class Memory:
 
         for number, item in enumerate(items):
             try:
-                batch.append(self._new_episode(item))
+                batch.append(NewEpisode.of(checked_episode(item, self.user, self.agent)))
             except InvalidInput as error:
                 raise InvalidInput(f"item {number}: {error}") from None
             if len(batch) == batch_size:
@@ -223,34 +204,6 @@ class Memory:
             flush()
         self.engine.tend_index(added)
         return AddReport(added, existing)
-
-    def _new_episode(self, item: Mapping[str, Any]) -> NewEpisode:
-        if not isinstance(item, Mapping):
-            raise InvalidInput(f"item: expected a mapping with at least `text`, got {type(item).__name__}.")
-        unknown = set(item) - {"text", "speaker", "session", "at", "source_id", "meta"}
-        if unknown:
-            raise InvalidInput(
-                f"{min(unknown)}: unknown field; known are text, speaker, session, at, source_id and meta."
-            )
-        text = checked_text(item.get("text"), "text", MAX_TEXT_CHARS)
-        now = datetime.now().astimezone()
-        at = parse_time(item["at"]) if item.get("at") is not None else now
-        speaker = checked_name(item.get("speaker"), "speaker")
-        session = checked_name(item.get("session"), "session")
-        source_id = checked_name(item.get("source_id"), "source_id")
-        episode = Episode(
-            id="ep_" + new_id(now),
-            text=text,
-            at=at,
-            recorded_at=now,
-            speaker=speaker,
-            session=session,
-            user=self.user,
-            agent=self.agent,
-            source_id=source_id,
-            meta=checked_meta(item.get("meta")),
-        )
-        return NewEpisode(episode, episode_key(episode), lexical.term_ids(text))
 
     def _write(self, items: Sequence[NewEpisode]) -> int:
         stored = self.engine.db.existing([item.key for item in items])
@@ -296,25 +249,7 @@ class Memory:
         sources: ids of the episodes that it rests on; when all of them are forgotten it goes with them.
         Raises InvalidInput, also for a source that is not an episode of this user.
         """
-        now = datetime.now().astimezone()
-        if kind == EPISODE:
-            raise InvalidInput("kind: 'episode' is taken; name what the note is, such as 'fact' or 'summary'.")
-        start = parse_time(valid_from, "valid_from") if valid_from is not None else None
-        end = parse_time(valid_to, "valid_to") if valid_to is not None else None
-        if start and end and end < start:
-            raise InvalidInput("valid_to: is earlier than valid_from.")
-        note = Note(
-            id="no_" + new_id(now),
-            kind=checked_text(kind, "kind", MAX_NAME_CHARS),
-            text=checked_text(text, "text", MAX_TEXT_CHARS),
-            method=checked_text(method, "method", MAX_NAME_CHARS),
-            method_version=checked_text(method_version, "method_version", MAX_NAME_CHARS),
-            sources=tuple(dict.fromkeys(sources)),
-            recorded_at=now,
-            valid_from=start,
-            valid_to=end,
-            meta=checked_meta(meta),
-        )
+        note = checked_note(text, kind, sources, valid_from, valid_to, method, method_version, meta)
         if note.method in method_targets():
             raise InvalidInput(
                 f"method: {note.method!r} derives its notes itself; give the name of what wrote this one."
@@ -410,46 +345,14 @@ class Memory:
 
     def get(self, id_: str) -> Episode | Note:
         """One record by its id. Raises NotFound."""
-        if str(id_).startswith("no_"):
-            for note in notes.where(self.engine.db, self._filter(), "AND n.id = ?", (id_,)).values():
-                return note
-            raise NotFound(f"id: there is no note {id_!r:.60} of this user.")
-        return self._get_episode(id_)
-
-    def _get_episode(self, id_: str) -> Episode:
-        for _, episode in self.engine.db.episodes_where(self._filter(), "AND e.id = ?", (id_,)):
-            return episode
-        raise NotFound(f"id: there is no episode {id_!r:.60} of this user.")
+        return browse.record(self.engine.db, self._filter(), id_)
 
     def history(self, id_: str) -> History:
         """What is known about one record: its sources, what was derived from it, its links, the turns around it.
 
         Raises NotFound.
         """
-        record, db = self.get(id_), self.engine.db
-        links = tuple(notes.links_of(db, id_, self.user))
-        if isinstance(record, Note):
-            sources = [self._get_episode(source) for source in record.sources]
-            return History(record, (), tuple(sources), links, (), ())
-        derived = notes.where(
-            db,
-            self._filter(),
-            "AND n.seq IN (SELECT note FROM note_sources ns JOIN episodes e ON e.seq = ns.episode WHERE e.id = ?)",
-            (id_,),
-        )
-        session, position = db.rows("SELECT session, position FROM episodes WHERE id = ?", (id_,))[0]
-        around: list[list[Episode]] = []
-        for comparison, order in (("<", "DESC"), (">", "ASC")):
-            seqs = [
-                row[0]
-                for row in db.rows(
-                    f"SELECT seq FROM episodes WHERE session = ? AND position {comparison} ? ORDER BY position {order} LIMIT 2",
-                    (session, position),
-                )
-            ]
-            found = db.episodes(seqs)
-            around.append([found[seq] for seq in seqs if seq in found])
-        return History(record, tuple(derived.values()), (), links, tuple(reversed(around[0])), tuple(around[1]))
+        return browse.history(self.engine.db, self._filter(), id_)
 
     def related(self, id_: str, k: int = 10) -> list[tuple[Episode | Note, float]]:
         """The k records that links lead to from one record, closest first, with their share of a random walk's visits.
@@ -481,7 +384,7 @@ class Memory:
             extra, values = "AND e.source_id = ?", [checked_name(source_id, "source_id")]
         if following is not None:
             extra += " AND e.seq > (SELECT seq FROM episodes WHERE id = ?)"
-            values.append(self._get_episode(following).id)
+            values.append(browse.episode(self.engine.db, self._filter(), following).id)
         return (episode for _, episode in self.engine.db.episodes_where(filter_, extra, values))
 
     def latest(self, limit: int = 50, *, at: Time | None = None, following: str | None = None) -> list[Episode]:
@@ -575,57 +478,26 @@ class Memory:
         before (all that was said earlier); query (every episode that holds all of its words, common words aside).
         dry_run: only say what would go. Raises InvalidInput, or NotFound when an id is not this user's.
         """
-        given = [
-            name
-            for name, value in _pairs(ids=ids, session=session, user=user, before=before, query=query)
-            if value is not None
-        ]
+        conditions = {"ids": ids, "session": session, "user": user, "before": before, "query": query}
+        given = [name for name, value in conditions.items() if value is not None]
         if len(given) != 1:
             raise InvalidInput(
                 f"forget: give exactly one of ids, session, user, before or query; got {', '.join(given) or 'none'}."
             )
-        db = self.engine.db
-        seqs, note_rows = self._chosen(ids, session, user, before, query)
-        if dry_run:
-            found = db.episodes(seqs)
-            kept = notes.by_rows(db, note_rows)
-            return _receipt(
-                {
-                    "episodes": [found[seq].id for seq in seqs if seq in found],
-                    "notes": [note.id for note in kept.values()],
-                },
-                [],
+        if user is not None and user != self.user:
+            raise InvalidInput(
+                f"user: this memory is bound to {self.user!r:.60}; open it for the user to be forgotten."
             )
+        db = self.engine.db
+        filter_ = Filter(self.user) if user is not None else self._filter(session=session, before=before)
+        seqs, note_rows = forgetting.chosen(db, filter_, ids, query, with_notes=user is not None)
+        if dry_run:
+            return forgetting.foretold(db, seqs, note_rows)
         gone = forgetting.delete(db, seqs, note_rows)
         traces = gone["traces"] + derivation.rederive_flagged(self.engine, self.method, self.user)
         files = self.engine.finish_erasing()
         complete = db.scrub(traces)
-        return _receipt(gone, files, complete)
-
-    def _chosen(self, ids: Any, session: Any, user: Any, before: Any, query: Any) -> tuple[list[int], list[int]]:
-        """(episode rows, note rows) that a call of `forget` names."""
-        db = self.engine.db
-        if ids is not None:
-            wanted = [ids] if isinstance(ids, str) else list(ids)
-            found: dict[str, list[int]] = {"e": [], "n": []}
-            for id_ in dict.fromkeys(wanted):
-                record = self.get(id_)
-                table, alias = ("notes", "n") if isinstance(record, Note) else ("episodes", "e")
-                found[alias].append(db.rows(f"SELECT seq FROM {table} WHERE id = ?", (id_,))[0][0])
-            return found["e"], found["n"]
-        if user is not None:
-            if user != self.user:
-                raise InvalidInput(
-                    f"user: this memory is bound to {self.user!r:.60}; open it for the user to be forgotten."
-                )
-            whole = Filter(self.user)
-            return [seq for seq, _ in db.episodes_where(whole)], list(notes.where(db, whole))
-        if query is not None:
-            if not lexical.fts_query(query_text(query)):
-                raise InvalidInput("query: holds no words to look for.")
-            return db.texts.search_all(query_text(query), self._filter()), []
-        filter_ = self._filter(session=session, before=before)
-        return [seq for seq, _ in db.episodes_where(filter_)], []
+        return forgetting.receipt(gone, files, complete)
 
     # Care
 
@@ -652,22 +524,3 @@ class Memory:
         """Look for orphans, stale indexes and missing vectors; with `repair`, mend what is found."""
         with self.engine.db.everyone():
             return verify(self.engine, repair)
-
-
-def _pairs(**values: Any) -> list[tuple[str, Any]]:
-    return list(values.items())
-
-
-def _receipt(gone: Mapping[str, Any], files: Sequence[str], complete: bool = True) -> Receipt:
-    return Receipt(
-        episodes=tuple(gone["episodes"]),
-        notes=tuple(gone["notes"]),
-        flagged_notes=tuple(gone.get("flagged", ())),
-        num_links=gone.get("num_links", 0),
-        num_vectors=gone.get("num_vectors", 0),
-        num_token_vectors=gone.get("num_token_vectors", 0),
-        num_index_entries=gone.get("num_index_entries", 0),
-        index_files=tuple(files),
-        at=datetime.now(UTC).astimezone(),
-        complete=complete,
-    )

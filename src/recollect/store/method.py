@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from recollect.catalogue import SYSTEMS
 from recollect.errors import InvalidInput
 from recollect.lm.meter import Metered
-from recollect.store.database import Filter
-from recollect.store.notes import NewNote, View
+from recollect.store.notes import NewNote
 from recollect.store.records import Answer, Episode, Hit, Link, Note
+from recollect.store.views import Filter, View
 
 if TYPE_CHECKING:
     from recollect.lm import LanguageModel

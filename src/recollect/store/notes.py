@@ -19,10 +19,9 @@ import numpy as np
 
 from recollect.errors import InvalidInput
 from recollect.store import lexical
-from recollect.store.database import TERM_DTYPE, Chunk, Database, Filter, dump_meta
+from recollect.store.database import TERM_DTYPE, Chunk, Database, dump_meta
 from recollect.store.records import Link, Note, from_micros, to_micros
-
-BY_HAND = "user"  # stands for every note that was written by a program or a person, not derived by a method
+from recollect.store.views import Filter, View
 
 
 @dataclass(slots=True)
@@ -37,43 +36,6 @@ class NewNote:
     same: bytes | None = None  # a hash that near-identical texts share, for those that are to be found by it
     chunks: list[Chunk] = field(default_factory=list)
     embedded_by: str = ""  # the embedder whose vectors the chunks hold already, from `Engine.embed_notes`
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """Which notes a read may see: those of one method, of some kinds (none given: all), through a filter, that are live.
-
-    first: as they were first derived, whatever took their place. A revised note tells what was said elsewhere too, so this
-    is how notes are seen where only a session, a speaker or a stretch of time may be.
-    holding: without those that another note has closed.
-    """
-
-    filter: Filter
-    method: str
-    kinds: tuple[str, ...] = ()
-    first: bool = False
-    holding: bool = False
-
-    def sql(self) -> tuple[str, list[Any]]:
-        """A WHERE condition over `n` (notes) joined with `s` (sessions) and `u` (users)."""
-        where, values = self.filter.sql("n")
-        if self.method == BY_HAND:
-            where += " AND n.method NOT IN (SELECT method FROM derivations) AND n.stale = 0"
-        else:
-            where += " AND n.method = ? AND n.stale = 0"
-            values.append(self.method)
-        if self.kinds:
-            where += f" AND n.kind IN ({','.join('?' * len(self.kinds))})"
-            values += self.kinds
-        if self.first:
-            where += " AND NOT EXISTS (SELECT 1 FROM notes o WHERE o.replaced_by = n.seq)"
-        for column in ([] if self.first else ["replaced_by"]) + (["closed_by"] if self.holding else []):
-            if self.filter.until is None:
-                where += f" AND n.{column} IS NULL"
-            else:
-                where += f" AND (n.{column} IS NULL OR (SELECT r.at FROM notes r WHERE r.seq = n.{column}) > ?)"
-                values.append(self.filter.until)
-        return where, values
 
 
 # Writing
@@ -405,16 +367,13 @@ def chunk_ids(db: Database, view: View, after: int = 0) -> np.ndarray:
     return np.fromiter((row[0] for row in rows), np.int64, len(rows))
 
 
+_LINK = "SELECT l.source, l.target, l.relation, l.weight, l.method FROM links l JOIN users u ON u.ref = l.user WHERE u.name = ? "
+
+
 def links_of(db: Database, id_: str, user: str) -> list[Link]:
     """Links that start or end at a record of the user."""
-    return [
-        Link(*row)
-        for row in db.rows(
-            "SELECT l.source, l.target, l.relation, l.weight, l.method FROM links l JOIN users u ON u.ref = l.user "
-            "WHERE u.name = ? AND (l.source = ? OR l.target = ?) ORDER BY l.weight DESC",
-            (user, id_, id_),
-        )
-    ]
+    ends = "AND (l.source = ? OR l.target = ?) ORDER BY l.weight DESC"
+    return [Link(*row) for row in db.rows(_LINK + ends, (user, id_, id_))]
 
 
 def links_at(db: Database, ids: Iterable[str], user: str, method: str) -> list[Link]:
@@ -422,23 +381,11 @@ def links_at(db: Database, ids: Iterable[str], user: str, method: str) -> list[L
     ids = list(ids)
     found: dict[tuple, Link] = {}
     for end in ("source", "target"):
-        for row in db.rows_in(
-            "SELECT l.source, l.target, l.relation, l.weight, l.method FROM links l JOIN users u ON u.ref = l.user "
-            f"WHERE u.name = ? AND l.method = ? AND l.{end} IN ({{}})",
-            ids,
-            (user, method),
-        ):
+        for row in db.rows_in(f"{_LINK}AND l.method = ? AND l.{end} IN ({{}})", ids, (user, method)):
             found[row] = Link(*row)
     return list(found.values())
 
 
 def links(db: Database, user: str, method: str) -> list[Link]:
     """All links of a user that a method made."""
-    return [
-        Link(*row)
-        for row in db.rows(
-            "SELECT l.source, l.target, l.relation, l.weight, l.method FROM links l JOIN users u ON u.ref = l.user "
-            "WHERE u.name = ? AND l.method = ?",
-            (user, method),
-        )
-    ]
+    return [Link(*row) for row in db.rows(_LINK + "AND l.method = ?", (user, method))]

@@ -15,48 +15,41 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from recollect.errors import Conflict, InvalidInput, StorageFailed, Unavailable
-from recollect.store.database import VECTOR_DTYPE, Database, Filter, Selection, shown
+from recollect.errors import StorageFailed
+from recollect.store.database import Database, shown
+from recollect.store.postgres_connections import (
+    MAX_CONNECTIONS,
+    Vector,
+    adapt,
+    connect,
+    driver,
+    give_back,
+    lend,
+    translated,
+)
+from recollect.store.postgres_schema import extension, place, prepare
 from recollect.store.postgres_text import WordIndex
 from recollect.store.postgres_vectors import GRAPHS, StoredVectors
+from recollect.store.views import Filter, Selection
 
 if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg_pool import ConnectionPool
 
-MAX_CONNECTIONS = 16  # of one process to one address
-CONNECT_TIMEOUT_S = 10
-WAIT_S = 30  # for one of them
 EF_SEARCH = 200  # that HNSW looks at: as many as the first stage of a recall asks for
-INSTALL = 'pip install "recollect[postgres]"'
 TABLES = (  # in an order in which each comes after those that it refers to
     *("users", "sessions", "runs", "episodes", "notes", "note_sources", "links", "derivations", "underived"),
     *("term_counts", "speakers", "chunks", "embeddings", "next_chunks", "erasing", "state"),
 )
 _WORDS = ("episodes_words", "notes_words")
-_ESCAPE = "\ufdd0"  # no character, and never one of a text's: stands before 0 for NUL, before 1 for itself
 _ARRAYS = {str: "text", bytes: "bytea", object: "bigint"}  # of values to look for
 _NUMBERED = {"episodes": "seq", "notes": "seq", "chunks": "id", "runs": "ref"}
-_WHOLE, _SCHEMA = 0x7265636F6C6C6563, 0x7265636F6C6C6564  # advisory locks: on all users, on the schema
-
-
-def driver() -> Any:
-    """The module psycopg. Raises Unavailable where it, or its pool, is not installed."""
-    try:
-        import psycopg
-        import psycopg_pool  # noqa: F401
-    except ImportError as error:
-        raise Unavailable(f"postgresql: {error.name} is not installed; run `{INSTALL}`.") from None
-    return psycopg
+_WHOLE = 0x7265636F6C6C6563  # the advisory lock on all users
 
 
 @lru_cache(maxsize=4096)
@@ -65,38 +58,6 @@ def dialect(sql: str) -> bytes:
     sql = sql.replace("%", "%%").replace("?", "%s")
     sql = re.sub(r'(?<![.\w"])user(?!["\w])', '"user"', sql)
     return sql.replace("casefold(", "folded(").replace("CROSS JOIN", "JOIN").encode()
-
-
-@contextmanager
-def translated(url: str) -> Iterator[None]:
-    """Turn PostgreSQL's errors into recollect's, with the way out and without the password."""
-    psycopg = driver()
-    errors = psycopg.errors
-    try:
-        yield
-    except psycopg.Error as error:
-        cause = " ".join(str(error).split())
-        for secret in _secrets(url):
-            cause = cause.replace(secret, "...")
-        if isinstance(error, errors.ProgramLimitExceeded):
-            raise InvalidInput(f"text: is longer than PostgreSQL can index ({cause}); shorten it.") from None
-        if isinstance(error, errors.InsufficientPrivilege):
-            advice = f"its role lacks a right ({cause}); see docs/postgres.md for what it needs"
-        elif isinstance(error, errors.ReadOnlySqlTransaction):
-            advice = "it is a standby that cannot be written; name the primary"
-        elif isinstance(error, errors.DiskFull):
-            advice = "the disk is full; free some space and try again, nothing was changed"
-        elif isinstance(error, (errors.InvalidPassword, errors.InvalidAuthorizationSpecification)) or (
-            "password" in cause
-        ):
-            advice = "it refused the role or its password; check both in the address, or set PGPASSWORD"
-        elif isinstance(error, errors.InvalidCatalogName) or ("does not exist" in cause and "database" in cause):
-            advice = "there is no such database; create it with `createdb`"
-        elif isinstance(error, psycopg.OperationalError) and not error.sqlstate:
-            advice = f"the server does not answer ({cause}); is it running, and is the address right?"
-        else:
-            advice = cause.rstrip(".")
-        raise StorageFailed(f"database {shown(url)}: {advice}.") from None
 
 
 class PostgresDatabase(Database):
@@ -111,88 +72,27 @@ class PostgresDatabase(Database):
         self._local = threading.local()
         self._pool: ConnectionPool | None = None
         with self.translated():
-            self.vector_type = self._prepare()
-            self._pool = _lend(self)
+            with connect(url) as connection:
+                self.read_only = connection.execute("SHOW transaction_read_only").fetchone() == ("on",)
+                self.vector_type = prepare(connection, self.path)
+            self._pool = lend(url, self.configure)
         self.uuid = self.get_state("uuid") or ""
-
-    # Opening
-
-    def _prepare(self) -> str:
-        """Bring the schema up to date, one process at a time; the type that vectors have in it."""
-        with self._psycopg.connect(self.url, connect_timeout=CONNECT_TIMEOUT_S, autocommit=True) as connection:
-            self.read_only = connection.execute("SHOW transaction_read_only").fetchone() == ("on",)
-            scripts = sorted(
-                (entry for entry in (resources.files("recollect.store.migrations") / "postgres").iterdir()),
-                key=lambda entry: entry.name,
-            )
-            scripts = [entry for entry in scripts if entry.name.endswith(".sql")]
-            if _version(connection) < len(scripts):
-                with connection.transaction():
-                    connection.execute("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA,))
-                    self._migrate(connection, scripts)
-            version = _version(connection)
-            if version > len(scripts):
-                raise Conflict(
-                    f"database {self.path}: written by a newer recollect (schema {version}, this one knows {len(scripts)}); "
-                    "upgrade recollect."
-                )
-            found = connection.execute(
-                "SELECT t.typname FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid "
-                "WHERE a.attrelid = 'recollect.embeddings'::regclass AND a.attname = 'vector'"
-            ).fetchone()
-            return found[0] if found else "halfvec"
-
-    def _migrate(self, connection: Connection, scripts: Sequence[Any]) -> None:
-        version = _version(connection)
-        if version == 0:
-            self._create(connection)
-        kind = "halfvec" if _extension(connection) >= (0, 7) else "vector"
-        connection.execute(f"SET LOCAL search_path = recollect, {_place(connection)}, public".encode())
-        for number, script in enumerate(scripts[version:], start=version + 1):
-            connection.execute(script.read_text("utf-8").replace("{vector}", kind).encode())
-            connection.execute("INSERT INTO recollect.migrations VALUES (%s)", (number,))
-        if version == 0:
-            connection.execute("INSERT INTO state VALUES ('uuid', %s), ('epoch', '0')", (uuid.uuid4().hex,))
-
-    def _create(self, connection: Connection) -> None:
-        """The extension, the schema and the table of migrations."""
-        errors = self._psycopg.errors
-        if not _extension(connection):
-            try:
-                with connection.transaction():
-                    connection.execute("CREATE EXTENSION vector")
-            except errors.InsufficientPrivilege:
-                raise Unavailable(
-                    f"database {self.path}: lacks the extension pgvector and this role may not create it; let a superuser run "
-                    "`CREATE EXTENSION vector` in it once."
-                ) from None
-            except (errors.UndefinedFile, errors.FeatureNotSupported, errors.UndefinedObject):
-                raise Unavailable(
-                    f"database {self.path}: its server lacks the extension pgvector; install it (the image pgvector/pgvector "
-                    "has it), then run `CREATE EXTENSION vector`."
-                ) from None
-        if connection.execute("SELECT to_regnamespace('recollect')").fetchone() != (None,):
-            raise Conflict(
-                f"database {self.path}: has a schema `recollect` of another program; choose another database."
-            )
-        connection.execute("CREATE SCHEMA recollect")
-        connection.execute("CREATE TABLE recollect.migrations (number BIGINT PRIMARY KEY)")
 
     def configure(self, connection: Connection) -> None:
         """Set up a new connection of the pool."""
         connection.execute(
-            f"SET search_path = recollect, {_place(connection)}, public; SET synchronous_commit = on; SET jit = off".encode()
+            f"SET search_path = recollect, {place(connection)}, public; SET synchronous_commit = on; SET jit = off".encode()
         )
-        if _extension(connection) >= (0, 8):
+        if extension(connection) >= (0, 8):
             connection.execute("SET hnsw.iterative_scan = strict_order")
         connection.execute(f"SET hnsw.ef_search = {EF_SEARCH}".encode())
-        _adapt(connection, self.vector_type)
+        adapt(connection, self.vector_type)
 
     def close(self) -> None:
         """Give the connections back."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            _give_back(self.url)
+            give_back(self.url)
 
     def translated(self) -> AbstractContextManager[None]:
         """A block whose errors of PostgreSQL become recollect's."""
@@ -245,7 +145,7 @@ class PostgresDatabase(Database):
 
     def _look(self) -> None:
         """See that the server answers, lest the pool waits for it and then cannot say why."""
-        self._psycopg.connect(self.url, connect_timeout=CONNECT_TIMEOUT_S).close()
+        connect(self.url).close()
 
     def _told(self) -> str:
         """What a transaction is told first: its user, or that it takes care of all."""
@@ -305,7 +205,7 @@ class PostgresDatabase(Database):
             self.run("INSERT INTO work VALUES (?, ?) ON CONFLICT DO NOTHING", (work, self.user(user)))
             ref = self.user(user)
         with self.translated():
-            connection = self._psycopg.connect(self.url, connect_timeout=CONNECT_TIMEOUT_S, autocommit=True)
+            connection = connect(self.url)
         try:
             with self.translated():
                 connection.execute(f"BEGIN; {self._told()}".encode())
@@ -448,166 +348,6 @@ class PostgresDatabase(Database):
         )[0][0]
 
 
-def look(url: str) -> tuple[str, str]:
-    """What is at an address, as a sentence, and what to do about it, "" for nothing. Makes nothing. Raises as `recollect.open`."""
-    psycopg = driver()
-    with translated(url), psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT_S, autocommit=True) as connection:
-        server = connection.info.server_version // 10000
-        extension = ".".join(map(str, _extension(connection)))
-        if not extension:
-            return f"PostgreSQL {server} without pgvector", "let a superuser run `CREATE EXTENSION vector` in it"
-        if not _version(connection):
-            return f"PostgreSQL {server}, pgvector {extension}, no memory yet; it is made at the first use", ""
-        free = connection.execute(
-            "SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user"
-        ).fetchone()
-        advice = (
-            "use a role that is no superuser and has no BYPASSRLS, so that row-level security holds"
-            if free == (True,)
-            else ""
-        )
-        connection.execute("SELECT set_config('recollect.everyone', 'on', false)")
-        (episodes, num_bytes) = connection.execute(
-            "SELECT count(*), pg_database_size(current_database()) FROM recollect.episodes"
-        ).fetchone() or (0, 0)
-        return f"PostgreSQL {server}, pgvector {extension}, {episodes:,} episodes, {num_bytes / 1e6:.1f} MB", advice
-
-
-def holds_memory(url: str) -> bool:
-    """Whether there is a memory at an address; nothing is made. Raises StorageFailed and Unavailable."""
-    psycopg = driver()
-    with translated(url), psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT_S, autocommit=True) as connection:
-        if not _version(connection):
-            return False
-        return bool(connection.execute("SELECT 1 FROM recollect.state WHERE key = 'embedder'").fetchone())
-
-
-# The connections of this process, shared by the memories on one address
-
-_pools: dict[str, tuple[Any, int]] = {}
-_pools_lock = threading.Lock()
-
-
-def _lend(db: PostgresDatabase) -> ConnectionPool:
-    from psycopg_pool import ConnectionPool
-
-    with _pools_lock:
-        pool: Any
-        pool, users = _pools.get(db.url, (None, 0))
-        if pool is None:
-            options = {"autocommit": True, "connect_timeout": CONNECT_TIMEOUT_S}
-            pool = ConnectionPool(
-                db.url,
-                kwargs=options,
-                min_size=1,
-                max_size=MAX_CONNECTIONS,
-                configure=db.configure,
-                num_workers=1,
-                timeout=WAIT_S,
-                reconnect_timeout=1,
-                open=True,
-            )
-        _pools[db.url] = (pool, users + 1)
-        return pool
-
-
-def _give_back(url: str) -> None:
-    with _pools_lock:
-        pool, users = _pools.pop(url)
-        if users > 1:
-            _pools[url] = (pool, users - 1)
-            return
-    pool.close()
-
-
-# Small parts
-
-
-class Vector(bytes):
-    """The float16 bytes of a vector, to be bound."""
-
-
-def _adapt(connection: Connection, kind: str) -> None:
-    """Let a connection write and read vectors as float16 bytes, and texts that hold NUL, which PostgreSQL's cannot.
-
-    The binary form of a vector is its dimension, a zero and big-endian numbers.
-    """
-    from psycopg import adapt, pq
-    from psycopg.types import TypeInfo
-    from psycopg.types.string import StrDumperUnknown, TextBinaryLoader
-
-    info = TypeInfo.fetch(connection, kind)
-    assert info is not None
-    number = np.dtype(">f2" if kind == "halfvec" else ">f4")
-
-    class Dumper(adapt.Dumper):
-        format = pq.Format.BINARY
-        oid = info.oid
-
-        def dump(self, obj: Any) -> bytes:
-            values = np.frombuffer(obj, VECTOR_DTYPE)
-            return len(values).to_bytes(2, "big") + b"\0\0" + values.astype(number).tobytes()
-
-    class Loader(adapt.Loader):
-        format = pq.Format.BINARY
-
-        def load(self, data: Any) -> bytes:
-            return np.frombuffer(bytes(data)[4:], number).astype(VECTOR_DTYPE).tobytes()
-
-    class TextDumper(StrDumperUnknown):
-        def dump(self, obj: str) -> Any:
-            if "\0" in obj or _ESCAPE in obj:
-                obj = obj.replace(_ESCAPE, _ESCAPE + "1").replace("\0", _ESCAPE + "0")
-            return super().dump(obj)
-
-    class TextLoader(TextBinaryLoader):
-        def load(self, data: Any) -> Any:
-            text = str(super().load(data))
-            if _ESCAPE in text:
-                text = text.replace(_ESCAPE + "0", "\0").replace(_ESCAPE + "1", _ESCAPE)
-            return text
-
-    adapters = connection.adapters
-    adapters.register_dumper(Vector, Dumper)
-    adapters.register_loader(info.oid, Loader)
-    adapters.register_dumper(str, TextDumper)
-    adapters.register_loader("text", TextLoader)
-
-
-def _version(connection: Connection) -> int:
-    """How many migrations the database has seen."""
-    if connection.execute("SELECT to_regclass('recollect.migrations')").fetchone() == (None,):
-        return 0
-    found = connection.execute("SELECT coalesce(max(number), 0) FROM recollect.migrations").fetchone()
-    return found[0] if found else 0
-
-
-def _extension(connection: Connection) -> tuple[int, ...]:
-    """The version of pgvector in the database; empty where there is none."""
-    found = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
-    return tuple(int(part) for part in re.findall(r"\d+", found[0])) if found else ()
-
-
-def _place(connection: Connection) -> str:
-    """The schema that pgvector lies in, quoted."""
-    found = connection.execute(
-        "SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = 'vector'"
-    ).fetchone()
-    return found[0] if found else "public"
-
-
 def _number(user: str) -> int:
     """The advisory lock of a user."""
     return int.from_bytes(hashlib.blake2b(user.encode(), digest_size=8).digest(), "big", signed=True)
-
-
-def _secrets(url: str) -> list[str]:
-    """The password of an address, as it stands there and as it is meant."""
-    from urllib.parse import parse_qs, unquote, urlsplit
-
-    try:
-        parts = urlsplit(url)
-        found = [parts.password or "", *parse_qs(parts.query).get("password", [])]
-    except ValueError:
-        return [url]
-    return [secret for word in found if word for secret in (word, unquote(word))]

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recollect.store import fulltext, lexical
-from recollect.store.database import TERM_DTYPE, Filter
+from recollect.store.database import TERM_DTYPE
+from recollect.store.views import Filter
 
 if TYPE_CHECKING:
-    from recollect.store.notes import View
     from recollect.store.postgres import PostgresDatabase
+    from recollect.store.views import View
 
 K1, B = 1.2, 0.75
 MAX_WORD_BYTES = 900_000  # of one text's stems; PostgreSQL keeps 1 MB of them

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recollect.store.database import VECTOR_DTYPE, Selection
+from recollect.store.database import VECTOR_DTYPE
+from recollect.store.views import Selection
 
 if TYPE_CHECKING:
     from recollect.store.postgres import PostgresDatabase

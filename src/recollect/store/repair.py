@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from recollect.store import lexical, shape
 from recollect.store.database import TERM_DTYPE, Chunk, Database
 from recollect.store.embedders import Embedder, make_embedder
 from recollect.store.engine import Engine, embed_chunks
+from recollect.store.episodes import Counts
 from recollect.store.records import to_json
 
 Progress = Callable[[int], None]
@@ -122,40 +122,31 @@ def _index_differs(engine: Engine) -> int:
     return len(differing or ())
 
 
-def _recount(db: Database) -> tuple[dict[int, Counter[int]], dict[int, list[int]], Counter[tuple[int, str]]]:
-    terms: dict[int, Counter[int]] = {}
-    totals: dict[int, list[int]] = {}
-    voices: Counter[tuple[int, str]] = Counter()
-    last = 0
+def _recount(db: Database) -> Counts:
+    counts, last = Counts(), 0
     while rows := db.rows(
         "SELECT e.seq, s.user, e.terms, e.speaker FROM episodes e JOIN sessions s ON s.ref = e.session WHERE e.seq > ? "
         "ORDER BY e.seq LIMIT 5000",
         (last,),
     ):
-        for _, user, blob, speaker in rows:
-            array = np.frombuffer(blob, TERM_DTYPE)
-            terms.setdefault(user, Counter()).update(set(array.tolist()))
-            total = totals.setdefault(user, [0, 0])
-            total[0] += 1
-            total[1] += len(array)
-            if speaker:
-                voices[user, speaker] += 1
+        for _, user, terms, speaker in rows:
+            counts.take(user, np.frombuffer(terms, TERM_DTYPE), speaker)
         last = rows[-1][0]
-    return terms, totals, voices
+    return counts
 
 
 def _counts_differ(db: Database) -> int:
     """How many counts disagree with the episodes."""
     with db.snapshot():
-        terms, totals, voices = _recount(db)
+        counts = _recount(db)
         kept_terms = {(user, term): n for user, term, n in db.rows("SELECT * FROM term_counts")}
         kept_voices = {(user, name): n for user, name, n in db.rows("SELECT * FROM speakers")}
         kept_totals = {ref: [n, m] for ref, n, m in db.rows("SELECT ref, num_episodes, num_terms FROM users") if n or m}
-    wanted_terms = {(user, term): n for user, counter in terms.items() for term, n in counter.items()}
+    wanted_terms = {(user, term): n for user, counter in counts.terms.items() for term, n in counter.items()}
     pairs: list[tuple[dict[Any, Any], dict[Any, Any]]] = [
         (wanted_terms, kept_terms),
-        (dict(voices), kept_voices),
-        (totals, kept_totals),
+        (dict(counts.voices), kept_voices),
+        (counts.totals, kept_totals),
     ]
     return sum(wanted.get(key) != kept.get(key) for wanted, kept in pairs for key in wanted.keys() | kept.keys())
 
@@ -166,8 +157,7 @@ def rebuild_counts(db: Database) -> None:
         db.run("DELETE FROM term_counts")
         db.run("DELETE FROM speakers")
         db.run("UPDATE users SET num_episodes = 0, num_terms = 0")
-        terms, totals, voices = _recount(db)
-        db.count(terms, totals, voices, sign=1)
+        _recount(db).write(db, sign=1)
 
 
 def _rechunk(engine: Engine) -> None:

@@ -14,8 +14,8 @@ from recollect.store import notes
 from recollect.store.engine import Engine
 from recollect.store.hits import episode_hit
 from recollect.store.method import Method, Scope
-from recollect.store.notes import View
 from recollect.store.records import EPISODE, Episode, Hit
+from recollect.store.views import View
 
 ASSISTANTS = frozenset({"assistant", "ai", "bot", "chatgpt", "claude", "gemini", "gpt", "model", "system"})
 ROUND_TURNS = 2

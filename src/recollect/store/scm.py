@@ -36,10 +36,11 @@ from recollect.store.evidence import stems
 from recollect.store.facts import facts
 from recollect.store.hits import explain, note_hit
 from recollect.store.method import Draft, Request, Scope
-from recollect.store.notes import NewNote, View
+from recollect.store.notes import NewNote
 from recollect.store.records import Answer, Episode, Hit, Note
 from recollect.store.rounds import episodes_of, grouped, told, users_of
 from recollect.store.settling import Found, fact_meta, new_note, settle
+from recollect.store.views import View
 
 if TYPE_CHECKING:
     from recollect.lm import LanguageModel

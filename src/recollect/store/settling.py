@@ -21,8 +21,9 @@ from recollect.store.duplicates import digest, near_identical
 from recollect.store.engine import Engine
 from recollect.store.facts import Fact, contradicts, same_fact
 from recollect.store.method import Draft, Method, Scope
-from recollect.store.notes import NewNote, View
+from recollect.store.notes import NewNote
 from recollect.store.records import Episode, Note
+from recollect.store.views import View
 
 
 @dataclass(slots=True)

@@ -41,10 +41,11 @@ from recollect.store.english import sentences
 from recollect.store.facts import Fact, contradicts, facts
 from recollect.store.hits import explain, note_hit
 from recollect.store.method import Draft, Request, Scope, view_of
-from recollect.store.notes import NewNote, View
+from recollect.store.notes import NewNote
 from recollect.store.records import Answer, Episode, Hit, Note
 from recollect.store.settling import Found, fact_note, fact_of, new_note, settle
 from recollect.store.thoughts import bundles_of, contradicted, facts_of, join, says_all
+from recollect.store.views import View
 
 if TYPE_CHECKING:
     from recollect.lm import LanguageModel

@@ -7,19 +7,29 @@ read in time linear in its length.
 
 from __future__ import annotations
 
-import calendar
 import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Literal
 
-Grain = Literal["minute", "hour", "part", "day", "weekend", "week", "month", "season", "year", "decade"]
-Interval = tuple[datetime, datetime, Grain]  # naive wall-clock times
-DAY = timedelta(days=1)
+from recollect.store.stretches import (
+    DAY,
+    Interval,
+    around,
+    between_shifts,
+    day_of,
+    decade_of,
+    months_from,
+    moved,
+    part_of,
+    season_from,
+    shifted,
+    weekend_of,
+    years_from,
+)
+
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _SEASONS = {"spring": 3, "summer": 6, "autumn": 9, "fall": 9, "winter": 12}
-PARTS = {"morning": (5, 12), "afternoon": (12, 17), "evening": (17, 22), "night": (18, 30)}
 _HOLIDAYS = {
     "new years day": (1, 1),
     "valentines day": (2, 14),
@@ -105,44 +115,6 @@ def weekday_number(word: str) -> int:
     return _WEEKDAYS.index(word[:3])
 
 
-def _year(year: int, num_years: int = 1) -> Interval:
-    return datetime(year, 1, 1), datetime(year + num_years, 1, 1), "year"
-
-
-def _decade(year: int) -> Interval:
-    return datetime(year // 10 * 10, 1, 1), datetime(year // 10 * 10 + 10, 1, 1), "decade"
-
-
-def months_from(year: int, month: int, num_months: int = 1) -> Interval:
-    """`num_months` calendar months from `month`, which may lie outside 1 to 12."""
-    first, last = year * 12 + month - 1, year * 12 + month - 1 + num_months
-    return datetime(first // 12, first % 12 + 1, 1), datetime(last // 12, last % 12 + 1, 1), "month"
-
-
-def _season(year: int, month: int) -> Interval:
-    return (*months_from(year, month, 3)[:2], "season")
-
-
-def week_of(day: datetime) -> Interval:
-    monday = day - day.weekday() * DAY
-    return monday, monday + 7 * DAY, "week"
-
-
-def weekend_of(day: datetime) -> Interval:
-    """The weekend of the week that holds `day`."""
-    saturday = day + (5 - day.weekday()) * DAY
-    return saturday, saturday + 2 * DAY, "weekend"
-
-
-def day_of(day: datetime) -> Interval:
-    return day, day + DAY, "day"
-
-
-def part_of(day: datetime, name: str) -> Interval:
-    first, last = PARTS[name]
-    return day + timedelta(hours=first), day + timedelta(hours=last), "part"
-
-
 def amount(word: str) -> tuple[int, int]:
     """A number said in words or digits as (least, most)."""
     words = word.replace(" of", "").split()
@@ -152,51 +124,9 @@ def amount(word: str) -> tuple[int, int]:
     return number, number
 
 
-def _moved(time: datetime, unit: str, number: int) -> datetime:
-    """`time` moved by `number` units, the day of the month kept where it exists."""
-    if unit in ("month", "year", "decade"):
-        months = time.year * 12 + time.month - 1 + number * {"month": 1, "year": 12, "decade": 120}[unit]
-        year, month = months // 12, months % 12 + 1
-        return time.replace(year=year, month=month, day=min(time.day, calendar.monthrange(year, month)[1]))
-    if unit in ("minute", "hour"):
-        return time + number * timedelta(**{unit + "s": 1})
-    return time + number * DAY * (7 if unit in ("week", "weekend") else 1)
-
-
-def around(time: datetime, unit: str) -> Interval:
-    """The minute, hour, day, week ... that holds `time`; of a week, its weekend."""
-    day = time.replace(hour=0, minute=0, second=0, microsecond=0)
-    if unit == "minute":
-        start = time.replace(second=0, microsecond=0)
-        return start, start + timedelta(minutes=1), "minute"
-    if unit == "hour":
-        start = time.replace(minute=0, second=0, microsecond=0)
-        return start, start + timedelta(hours=1), "hour"
-    if unit == "night":
-        return part_of(day, "night")
-    if unit == "month":
-        return months_from(day.year, day.month)
-    if unit == "year":
-        return _year(day.year)
-    if unit == "decade":
-        return _decade(day.year)
-    return {"day": day_of, "week": week_of, "weekend": weekend_of}[unit](day)
-
-
 def unit_of(word: str) -> str:
     singular = word.rstrip("s")
     return {"min": "minute", "hr": "hour", "yr": "year"}.get(singular, singular)
-
-
-def shifted(said: datetime, unit: str, number: int) -> Interval:
-    """The minute, hour, day, week ... that lies `number` units from `said` (negative: before)."""
-    return around(_moved(said, unit, number), unit)
-
-
-def between_shifts(said: datetime, unit: str, least: int, most: int) -> Interval:
-    """From the nearer to the farther of two shifts, in the order of time."""
-    first, second = sorted((shifted(said, unit, least), shifted(said, unit, most)))
-    return first[0], second[1], first[2]
 
 
 def _on(year: int, month: int, day: int) -> Interval:
@@ -267,12 +197,12 @@ def _bare_month(said: Said) -> Interval | None:
 def _bare_season(said: Said) -> Interval:
     month = _SEASONS[said["season"]]
     if said["year"]:
-        return _season(int(said["year"]), month)
+        return season_from(int(said["year"]), month)
     if said["which"]:
         if said.which == 0 and month == 12 and said.now.month < 3:
-            return _season(said.now.year - 1, month)
-        return _chosen(said, lambda year: _season(year, month))
-    return _latest_or_coming(said, lambda year: _season(year, month))
+            return season_from(said.now.year - 1, month)
+        return _chosen(said, lambda year: season_from(year, month))
+    return _latest_or_coming(said, lambda year: season_from(year, month))
 
 
 def _bare_weekday(said: Said) -> Interval:
@@ -329,7 +259,7 @@ def _stretch(said: Said) -> Interval:
     """the last two weeks, the next few days: up to now, or from now on."""
     _, most = amount(said["number"] or "one")
     unit = unit_of(said["unit"])
-    far = _moved(said.now if unit in ("minute", "hour") else said.today, unit, most if said.which > 0 else -most)
+    far = moved(said.now if unit in ("minute", "hour") else said.today, unit, most if said.which > 0 else -most)
     grain = around(far, unit)[2]
     return (said.now, far + DAY, grain) if said.which > 0 else (far, said.now, grain)
 
@@ -351,11 +281,11 @@ def _relative_day(said: Said) -> Interval:
 def _bare_decade(said: Said) -> Interval:
     words = {"fifties": 1950, "sixties": 1960, "seventies": 1970, "eighties": 1980, "nineties": 1990}
     if said["name"]:
-        return _decade(words[said["name"]])
+        return decade_of(words[said["name"]])
     number = int(said["digits"] or said["short"] or said["long"])
     if number < 100:
         number += 1900 if number >= 30 else 2000
-    return _decade(number)
+    return decade_of(number)
 
 
 def _holiday(said: Said) -> Interval:
@@ -415,7 +345,10 @@ RULES: list[tuple[re.Pattern[str], Callable[[Said], Interval | None]]] = [
             r"|this (?:morning|afternoon|evening))",
             _relative_day,
         ),
-        (rf"(?:{PREPOSITION}|year) (?P<span>(?P<year>{YEAR}))(?![.,]?\d|[%$])", lambda said: _year(int(said["year"]))),
+        (
+            rf"(?:{PREPOSITION}|year) (?P<span>(?P<year>{YEAR}))(?![.,]?\d|[%$])",
+            lambda said: years_from(int(said["year"])),
+        ),
         (r"the '?(?P<digits>\d0)'?s|'(?P<short>\d0)s|(?:the )?(?P<long>(?:19|20)\d0)'?s", _bare_decade),
         (r"the (?P<name>fifties|sixties|seventies|eighties|nineties)", _bare_decade),
     )

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recollect.errors import InvalidInput
-from recollect.store import derivation, lexical, notes
-from recollect.store.database import Filter, NewEpisode
+from recollect.store import derivation, notes
 from recollect.store.duplicates import digest
+from recollect.store.episodes import NewEpisode
 from recollect.store.method import method_targets
 from recollect.store.notes import NewNote
 from recollect.store.records import Episode, Link, Note, parse_time, to_json
+from recollect.store.views import Filter
 
 if TYPE_CHECKING:
     from recollect.store.memory import Memory, Progress
@@ -212,8 +213,6 @@ def _restore_note(memory: Memory, fields: dict[str, Any], renamed: dict[str, str
 
 
 def _episode(memory: Memory, fields: dict[str, Any], number: int) -> NewEpisode:
-    from recollect.store.checks import episode_key
-
     episode = Episode(
         **fields
         | {
@@ -222,7 +221,7 @@ def _episode(memory: Memory, fields: dict[str, Any], number: int) -> NewEpisode:
             "recorded_at": parse_time(fields["recorded_at"], f"line {number}: recorded_at"),
         }
     )
-    return NewEpisode(episode, episode_key(episode), lexical.term_ids(episode.text))
+    return NewEpisode.of(episode)
 
 
 _FIELDS = {

@@ -23,50 +23,24 @@ import contextlib
 import hashlib
 import os
 import secrets
-import struct
-import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from recollect.errors import StorageFailed
 from recollect.store import approximate, scan
+from recollect.store.vector_file import CHECKED_BYTES, HEADER_BYTES, Header, runs, storage, write_at
 
 Fetch = Callable[[int, int], Iterable[tuple[np.ndarray, np.ndarray]]]
 
 APPROXIMATE_FROM = 500_000  # rows; an exact scan of fewer takes less than 50 ms on two cores
 
-_MAGIC = b"RCLVEC1\0"
-_HEADER = struct.Struct("<8sI16sQQQ")  # magic, dimension, identity, serial, count, erasures; then a CRC-32
-_HEADER_BYTES = 4096
 _SLICE_ROWS = 16_384  # that `verify` compares at a time
 _GATHER_SHARE = 0.3  # below this share of rows allowed, they are gathered; above, everything is scanned
 _BESIDE_SHARE = 0.2  # of the rows that may be scanned beside the graph before it is extended
 _LOCK_TIMEOUT_S = 600
-
-
-@dataclass(frozen=True, slots=True)
-class _Header:
-    identity: bytes  # 16 bytes: a hash of the database, the embedder and the dimension
-    dim: int
-    serial: int  # a random number of this file
-    count: int = 0  # rows 0 to count - 1 are valid
-    erasures: int = 0
-
-    def to_bytes(self) -> bytes:
-        packed = _HEADER.pack(_MAGIC, self.dim, self.identity, self.serial, self.count, self.erasures)
-        return packed + zlib.crc32(packed).to_bytes(4, "little")
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> _Header | None:
-        """The header, or None when the bytes are not one."""
-        packed, checksum = data[: _HEADER.size], data[_HEADER.size : _HEADER.size + 4]
-        if len(checksum) < 4 or zlib.crc32(packed).to_bytes(4, "little") != checksum:
-            return None
-        magic, dim, identity, serial, count, erasures = _HEADER.unpack(packed)
-        return cls(identity, dim, serial, count, erasures) if magic == _MAGIC else None
 
 
 class VectorIndex:
@@ -116,11 +90,11 @@ class VectorIndex:
         with self._writing() as file:
             header = self._usable_header(file)
             changed = self._graph.remove()
-            num_rows = (os.fstat(file).st_size - _HEADER_BYTES) // self._row.itemsize
+            num_rows = (os.fstat(file).st_size - HEADER_BYTES) // self._row.itemsize
             inside = doomed[(doomed >= 1) & (doomed <= num_rows)]
-            for first, last in _runs(inside):
+            for first, last in runs(inside):
                 zeros = bytes((last - first + 1) * self._row.itemsize)
-                _write_at(file, zeros, _HEADER_BYTES + (first - 1) * self._row.itemsize)
+                write_at(file, zeros, HEADER_BYTES + (first - 1) * self._row.itemsize)
             if len(inside):
                 changed.append(str(self._path))
             later = doomed[doomed > header.count]
@@ -159,9 +133,9 @@ class VectorIndex:
         assert self._mapped is not None
         rows = self._mapped[: header.count]
         self._open_graph(header)
-        with _storage(self._folder):
+        with storage(self._folder):
             temporary = self._graph.build(rows, progress)
-        with self._locked(), _storage(temporary):
+        with self._locked(), storage(temporary):
             now = self._read_header()
             if now is None or (now.serial, now.erasures) != (header.serial, header.erasures):
                 temporary.unlink(missing_ok=True)
@@ -271,24 +245,24 @@ class VectorIndex:
         rows["values"] = np.rint(vectors / np.where(rows["step"] > 0, rows["step"], 1)[:, None])
         return rows
 
-    def _append(self, file: int, header: _Header, ids: np.ndarray, vectors: np.ndarray) -> _Header:
+    def _append(self, file: int, header: Header, ids: np.ndarray, vectors: np.ndarray) -> Header:
         """Write the rows after the header's count up to the last of `ids`, then the new count."""
         rows = np.zeros(int(ids[-1]) - header.count, self._row)
         rows[ids - header.count - 1] = self._encode(vectors)
         with contextlib.suppress(FileNotFoundError):
             erased = np.frombuffer(self._erased_path().read_bytes(), "<i8") - header.count - 1
             rows[erased[(erased >= 0) & (erased < len(rows))]] = 0
-        _write_at(file, rows.tobytes(), _HEADER_BYTES + header.count * self._row.itemsize)
+        write_at(file, rows.tobytes(), HEADER_BYTES + header.count * self._row.itemsize)
         os.fsync(file)
         header = replace(header, count=int(ids[-1]))
         self._write_header(file, header)
         return header
 
-    def _open_graph(self, header: _Header | None) -> bool:
+    def _open_graph(self, header: Header | None) -> bool:
         """Have the graph of this file and of its last erasure in hand, if there is one."""
         return header is not None and self._graph.open(header.serial, header.erasures)
 
-    def _refresh(self) -> _Header | None:
+    def _refresh(self) -> Header | None:
         """The header as it is now, with all its rows mapped; None when there is nothing of use."""
         header = self._read_header()
         if header is None:
@@ -297,36 +271,36 @@ class VectorIndex:
         info = self._path.stat()
         inode = (info.st_dev, info.st_ino)
         if self._mapped is None or self._mapped_file != inode or len(self._mapped) < header.count:
-            num_rows = (info.st_size - _HEADER_BYTES) // self._row.itemsize
+            num_rows = (info.st_size - HEADER_BYTES) // self._row.itemsize
             if num_rows < header.count:
                 return None
             # A plain view of the map: memmap's own indexing is slower.
             self._mapped = (
-                np.memmap(self._path, self._row, "r", _HEADER_BYTES, num_rows).view(np.ndarray)
+                np.memmap(self._path, self._row, "r", HEADER_BYTES, num_rows).view(np.ndarray)
                 if num_rows
                 else (np.zeros(0, self._row))
             )
             self._mapped_file = inode
         return header
 
-    def _read_header(self) -> _Header | None:
+    def _read_header(self) -> Header | None:
         try:
             with self._path.open("rb", buffering=0) as file:
                 for _ in range(3):  # a header may be read while it is being written
                     file.seek(0)
-                    header = _Header.from_bytes(file.read(_HEADER.size + 4) or b"")
+                    header = Header.from_bytes(file.read(CHECKED_BYTES) or b"")
                     if header is not None:
                         break
         except OSError:
             return None
         return header if header is not None and header.identity == self._identity else None
 
-    def _write_header(self, file: int, header: _Header) -> None:
-        _write_at(file, header.to_bytes(), 0)
+    def _write_header(self, file: int, header: Header) -> None:
+        write_at(file, header.to_bytes(), 0)
 
-    def _usable_header(self, file: int) -> _Header:
+    def _usable_header(self, file: int) -> Header:
         os.lseek(file, 0, os.SEEK_SET)
-        header = _Header.from_bytes(os.read(file, _HEADER.size + 4))
+        header = Header.from_bytes(os.read(file, CHECKED_BYTES))
         assert header is not None
         return header
 
@@ -335,14 +309,14 @@ class VectorIndex:
 
     def _remove(self) -> None:
         for path in (self._path, self._erased_path(), *self._graph.files()):
-            with _storage(path):
+            with storage(path):
                 path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         from filelock import FileLock, Timeout
 
-        with _storage(self._folder):
+        with storage(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / "lock"
         try:
@@ -362,44 +336,19 @@ class VectorIndex:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[int]:
         """The file, open and locked, with a header of ours; what was there instead is removed."""
-        with self._locked(), _storage(self._path):
+        with self._locked(), storage(self._path):
             header = self._read_header()
             whole = header is not None and (
-                self._path.stat().st_size >= _HEADER_BYTES + header.count * self._row.itemsize
+                self._path.stat().st_size >= HEADER_BYTES + header.count * self._row.itemsize
             )
             if not whole:
                 self._remove()
                 temporary = self._folder / "vectors.tmp"
-                fresh = _Header(self._identity, self._dim, secrets.randbits(63))
-                temporary.write_bytes(fresh.to_bytes().ljust(_HEADER_BYTES, b"\0"))
+                fresh = Header(self._identity, self._dim, secrets.randbits(63))
+                temporary.write_bytes(fresh.to_bytes().ljust(HEADER_BYTES, b"\0"))
                 temporary.replace(self._path)
             file = os.open(self._path, os.O_RDWR | getattr(os, "O_BINARY", 0))
             try:
                 yield file
             finally:
                 os.close(file)
-
-
-def _runs(ids: np.ndarray) -> Iterator[tuple[int, int]]:
-    """(first, last) of the runs of consecutive numbers in sorted ids."""
-    for run in np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1):
-        if len(run):
-            yield int(run[0]), int(run[-1])
-
-
-def _write_at(file: int, data: bytes, offset: int) -> None:
-    os.lseek(file, offset, os.SEEK_SET)
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(file, rest) :]
-
-
-@contextlib.contextmanager
-def _storage(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into StorageFailed, naming the file."""
-    try:
-        yield
-    except StorageFailed:
-        raise
-    except OSError as error:
-        raise StorageFailed(f"index {path}: cannot be written ({error}); is the disk full or read-only?") from error

@@ -14,7 +14,6 @@ a random state that is the learner's own. So a learner that is saved in the midd
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -42,6 +41,7 @@ from recollect.weights.batches import (
 from recollect.weights.checkpoint import load_tree, save_tree
 from recollect.weights.method import Method
 from recollect.weights.metrics import Scores
+from recollect.weights.randomness import generator_of, random_states, set_random_states
 
 
 class Task(Protocol):
@@ -189,7 +189,7 @@ class Learner:
     def generator(self, name: str) -> torch.Generator:
         """A source of randomness on the CPU that depends on the seed, the name and the step only."""
         text = f"{self.seed} {name} {len(self.learned)} {self.step}"
-        return _generator(text)
+        return generator_of(text)
 
     def loss_of(self, batch: Any, task: Task | None) -> Tensor:
         """The objective of a batch, in training mode; with no task, as for rows from a memory, over all classes."""
@@ -226,7 +226,7 @@ class Learner:
             "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
             "methods": [{"name": type(method).__name__, "state": method.state} for method in self.methods],
-            "random": _randomness(self.device) if self._learning else self._random,
+            "random": random_states(self.device) if self._learning else self._random,
             "task": self.task_name,
             "place": [self.step, self.num_steps, self.total_steps, self.seed],
             "learned": self.learned,
@@ -296,7 +296,7 @@ class Learner:
         self.epoch, place = divmod(self.step, self._steps_an_epoch(task))
         text = f"{self.seed} order {len(self.learned)} {self.epoch}"
         if self._order is None or self._order[0] != text:
-            self._order = text, torch.randperm(len(task.train), generator=_generator(text))
+            self._order = text, torch.randperm(len(task.train), generator=generator_of(text))
         rows, several = self.batch_rows * self.accelerator.num_processes, self.accelerator.num_processes
         mine = self._order[1][place * rows : (place + 1) * rows][self.accelerator.process_index :: several]
         self.places = mine.tolist()
@@ -325,18 +325,18 @@ class Learner:
     @contextmanager
     def _own_randomness(self) -> Iterator[None]:
         """Whatever draws from torch's random state in the body draws from the learner's; outside, nothing is changed."""
-        outside = _randomness(self.device)
+        outside = random_states(self.device)
         if self._random is None:
             torch.manual_seed(self.seed)
         else:
-            _set_randomness(self.device, self._random)
+            set_random_states(self.device, self._random)
         self._learning = True
         try:
             yield
         finally:
-            self._random = _randomness(self.device)
+            self._random = random_states(self.device)
             self._learning, self.task = False, None
-            _set_randomness(self.device, outside)
+            set_random_states(self.device, outside)
 
 
 class _OneDevice:
@@ -392,19 +392,3 @@ def _accuracy(learner: Learner, task: Task, classes: list[int] | None) -> float:
         right += int(((logits.argmax(-1) == labels) & asked).sum())
         total += int(asked.sum())
     return right / max(1, total)
-
-
-def _generator(text: str) -> torch.Generator:
-    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-    return torch.Generator().manual_seed(number >> 1)
-
-
-def _randomness(device: torch.device) -> list[Tensor]:
-    states = [torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state(device)] if torch.device(device).type == "cuda" else states
-
-
-def _set_randomness(device: torch.device, states: list[Tensor]) -> None:
-    torch.set_rng_state(states[0].cpu())
-    if len(states) > 1:
-        torch.cuda.set_rng_state(states[1].cpu(), device)
