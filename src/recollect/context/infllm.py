@@ -158,6 +158,8 @@ class InfLLM(BlockMemory):
         stretch, stream = stretch_at_zero(layer, like, self.window_tokens), _copy_stream(keys.device)
         if stream:
             stream.wait_stream(torch.cuda.current_stream(keys.device))
+            for each in (keys, values, tokens, stretch):
+                each.record_stream(stream)
         with torch.cuda.stream(stream) if stream else nullcontext():
             keys, values = keys.clone(), values.clone()
             copy_tokens(state["host_tokens"], tokens, keys, values, stretch)
