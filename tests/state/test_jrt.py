@@ -18,6 +18,17 @@ def test_every_token_sees_the_whole_prefix_by_keys_of_its_own(x):
     torch.testing.assert_close(layer(x)[0], layer.causal_part.out(read), atol=1e-5, rtol=1e-4)
 
 
+def test_keys_and_values_of_the_prefix_are_made_of_neighbours_too(x):
+    layer = PrefixLinearAttention(8, prefix_tokens=6, num_heads=1, key_size=3, conv_tokens=2)
+    with torch.no_grad():
+        layer.prefix_conv.weight.copy_(torch.tensor([1.0, 0.0]))  # the token before
+    shifted = torch.cat([torch.zeros_like(x[:, :1]), x[:, :5]], 1)
+    k, v = layer.prefix(shifted).split(layer.sizes, -1)
+    v = torch.cat([v, torch.ones_like(v[..., :1])], -1)
+    added = layer(x)[1]["memory"] - layer.causal_part(x)[1]["memory"]
+    torch.testing.assert_close(added[:, 0], features(k, "taylor").mT @ v, atol=1e-5, rtol=1e-4)
+
+
 def test_the_prefix_looks_ahead_and_nothing_after_it_does(x):
     layer = PrefixLinearAttention(8, prefix_tokens=6)
     y = layer(x)[0]

@@ -18,6 +18,7 @@ def layer():
     made = LongVQ(8, codebook_size=16, window_tokens=32, key_size=8, num_averages=4, chunk_tokens=24).eval()
     with torch.no_grad():
         made.near.normal_()
+        made.around.weight.normal_()
     return made
 
 
@@ -33,7 +34,7 @@ def quadratic(layer, x):
     scores = q @ k.mT
     scores = scores + torch.where(distance < 32, layer.near[distance.clamp(0, 31)], 0.0)
     y = torch.softmax(scores.masked_fill(distance < 0, -torch.inf), -1) @ F.silu(layer.value(x))
-    y = F.silu(layer.out(F.silu(layer.gate(z)) * y) + layer.around(z))
+    y = F.silu(layer.out(F.silu(layer.gate(z)) * layer.said(y)) + layer.around(z))
     return layer.update(z).sigmoid() * y
 
 

@@ -5,7 +5,8 @@ its own, which every token of the prompt sees in full. So what is kept need not 
 
 Paper: Just read twice: closing the recall gap for recurrent language models, arXiv:2407.05483 (2024), section 4. Its other
 half, JRT-Prompt, is `recollect.context.jrt`.
-Differs: a prompt shorter than the prefix is taken as it is, without padding; it must come in one call.
+Differs: a prompt shorter than the prefix is taken as it is, without padding; it must come in one call. Where the paper's
+network has layers of short convolutions between, ours has one before the keys and values of either sum.
 Cost: as linear attention; no more state.
 
 Tokens of the prefix see what comes after them within it: no loss of next tokens may be taken there.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from recollect.state.convolution import ShortConvolution
 from recollect.state.layer import State, StateLayer, grouped
 from recollect.state.linear_attention import FeatureMap, LinearAttention, features
 
@@ -41,6 +43,7 @@ class PrefixLinearAttention(StateLayer):
         size = self.causal_part.key_size
         self.sizes = [num_heads * size, dim]
         self.prefix = nn.Linear(dim, sum(self.sizes), bias=False) if prefix_tokens else None
+        self.prefix_conv = ShortConvolution(sum(self.sizes), conv_tokens) if prefix_tokens and conv_tokens else None
 
     def initial_state(self, num_rows: int = 1) -> State:
         """That of `LinearAttention`, and whether anything was `read` [B]."""
@@ -56,10 +59,10 @@ class PrefixLinearAttention(StateLayer):
         inner = {name: each for name, each in state.items() if name != "read"}
         if not read and self.prefix:
             part = self.causal_part
-            k, v = (
-                each.unflatten(-1, (part.num_heads, -1))
-                for each in self.prefix(x[:, : self.prefix_tokens]).split(self.sizes, -1)
-            )
+            projected = self.prefix(x[:, : self.prefix_tokens])
+            if self.prefix_conv:
+                projected, _ = self.prefix_conv(projected, self.prefix_conv.initial_tail(len(x)))
+            k, v = (each.unflatten(-1, (part.num_heads, -1)) for each in projected.split(self.sizes, -1))
             v = torch.cat([v.float(), torch.ones_like(v[..., :1], dtype=torch.float32)], -1)
             seen = torch.einsum("bthf,bthv->bhfv", features(k, part.feature_map), v)
             inner = inner | {"memory": inner["memory"] + seen}

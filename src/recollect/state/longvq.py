@@ -9,6 +9,7 @@ follows Transformer-VQ, arXiv:2309.16354 (2023), the gates and the moving averag
 Differs: the codebook is a parameter that the scores and a codebook loss (VQ-VAE, arXiv:1711.00937) move, where
 Transformer-VQ averages assigned keys, so that a forward pass changes nothing. Where Mega mixes the input back in by a gate,
 that gate scales the output, and the block's residual brings the input. A token leaves the window one by one, not by blocks.
+What attention says is normalised before its gate, which begins open, and the path around attention begins at nothing.
 Cost: per row S (V + 1) + W (K + V) + D N values; O(S + W) V a token.
 
 Shapes: B rows, T tokens, D width, K key size, V value size, S code words, W window, N averages a channel, C tokens a chunk.
@@ -75,7 +76,10 @@ class LongVQ(StateLayer):
         nn.init.normal_(self.offset, 0.0, 0.1)
         self.value = nn.Linear(dim, self.value_size)
         self.gate, self.update = nn.Linear(dim, self.value_size), nn.Linear(dim, dim)
+        self.said = nn.RMSNorm(self.value_size)
         self.out, self.around = nn.Linear(self.value_size, dim), nn.Linear(dim, dim, bias=False)
+        nn.init.ones_(self.gate.bias)  # open, and nothing beside it: else what attention says is lost, and not learned
+        nn.init.zeros_(self.around.weight)
         self.near = nn.Parameter(torch.zeros(window_tokens))  # bias by distance
         self.codes = nn.Parameter(self._normed(torch.randn(codebook_size, key_size)))
 
@@ -112,7 +116,7 @@ class LongVQ(StateLayer):
             y, state = self._attend(q[:, cut], k[:, cut], v[:, cut], found[:, cut], state)
             outputs.append(y)
         y = torch.cat(outputs, 1).to(x.dtype)
-        y = F.silu(self.out(F.silu(self.gate(z)) * y) + self.around(z))
+        y = F.silu(self.out(F.silu(self.gate(z)) * self.said(y)) + self.around(z))
         return self.update(z).sigmoid() * y, state
 
     def quantise(self, keys: Tensor) -> Tensor:

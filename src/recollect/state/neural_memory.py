@@ -82,9 +82,18 @@ class NeuralMemory(StateLayer):
 
     def mix(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """See `StateLayer.mix`."""
-        return grouped(self._mix, x, state, state["place"])
+        said, state = self.answer(x, state)
+        return self.gated(said, x), state
 
-    def _mix(self, x: Tensor, state: State, place: int) -> tuple[Tensor, State]:
+    def answer(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """(y [B, T, D] normalised by head, the state after x [B, T, D]): `mix` without the gate and the projection."""
+        return grouped(self._answer, x, state, state["place"])
+
+    def gated(self, said: Tensor, by: Tensor) -> Tensor:
+        """An answer [B, T, D] gated by the input or by what stands beside it [B, T, D], and projected."""
+        return self.out(said * F.silu(self.gate(by)))
+
+    def _answer(self, x: Tensor, state: State, place: int) -> tuple[Tensor, State]:
         """All rows at the same place of their chunk."""
         new: State = {}
         projected = self.project(x)
@@ -99,8 +108,7 @@ class NeuralMemory(StateLayer):
             y, moved = look(weights, q), {"weights": state["weights"], "place": state["place"]}
         else:
             y, moved = self._learn(x, q, k, v, state, weights, place)
-        y = self.norm(y.transpose(1, 2).to(x.dtype)).flatten(2)
-        return self.out(y * F.silu(self.gate(x))), self._in_order(moved | new)
+        return self.norm(y.transpose(1, 2).to(x.dtype)).flatten(2), self._in_order(moved | new)
 
     def _learn(
         self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, state: State, weights: Weights, place: int

@@ -8,6 +8,8 @@ attention). The memory alone, LMM, is `NeuralMemory`.
 Paper: Titans: Learning to Memorize at Test Time, arXiv:2501.00663 (2025), section 4.
 Differs: the paper leaves sizes, chunks and wiring open. In memory as context a segment is one chunk of the memory, and a
 token sees what the memory said to itself and to earlier tokens of the segment only, so that nothing leaks from later ones.
+Its product of attention and memory is taken once: the memory's normalised answer, gated by a linear map of what attention gave.
+A second gate behind the memory's own hides what it says for long. What attention gave stands beside its input, as a residual.
 Cost: that of `NeuralMemory`, and 4 C D values for a segment of C tokens (2 W D for a window of W); O(P + C D) a token.
 
 Shapes: B rows, T tokens, C tokens a segment, N persistent vectors, H heads, K head size, D width.
@@ -28,7 +30,7 @@ from recollect.state.neural_memory import NeuralMemory, look
 
 
 class Titans(StateLayer):
-    """Memory as context (MAC): h = M(S); y = attention over [P | h | S]; the memory learns y; o = y * M(y)."""
+    """Memory as context: h = M(S); y = norm(S + attention over [P | h | S]); the memory learns y; o = norm(M(y)) * silu(W y)."""
 
     def __init__(
         self,
@@ -53,8 +55,7 @@ class Titans(StateLayer):
         self.told = nn.Linear(dim, dim, bias=False)
         self.project = nn.Linear(dim, 3 * dim, bias=False)
         self.attended = nn.Linear(dim, dim, bias=False)
-        self.norm, self.memory_norm = nn.RMSNorm(dim), nn.RMSNorm(dim)
-        self.out = nn.Linear(dim, dim, bias=False)
+        self.norm = nn.RMSNorm(dim)
 
     def initial_state(self, num_rows: int = 1) -> State:
         """`memory`, and of the segment so far `keys` and `values` [B, C, 2, H, K]: of what was told and of the tokens."""
@@ -78,9 +79,10 @@ class Titans(StateLayer):
     def _segment(self, x: Tensor, state: State, place: int) -> tuple[Tensor, State]:
         """Some tokens [B, L, D] of one segment, the first of them at `place` in it."""
         heads = (self.num_heads, -1)
-        asked = F.normalize(self.ask(x).float().unflatten(-1, heads).transpose(1, 2), dim=-1)
+        asked = F.normalize(F.silu(self.ask(x).float()).unflatten(-1, heads).transpose(1, 2), dim=-1)
         first = state["memory"]["first" if "first" in state["memory"] else "weights"]
-        h = self.told(look(list(first.values()), asked).transpose(1, 2).flatten(2).to(x.dtype))
+        told = self.memory.norm(look(list(first.values()), asked).transpose(1, 2).to(x.dtype))
+        h = self.told(told.flatten(2))
 
         spot = torch.arange(place, place + x.shape[1], device=x.device)
         q, k, v = self.project(x).unflatten(-1, (3, *heads)).unbind(2)
@@ -99,8 +101,8 @@ class Titans(StateLayer):
             seen = F.pad(seen, (fixed.shape[1], 0), value=True)
         turned = rotate(q, spot).transpose(1, 2)
         y = F.scaled_dot_product_attention(turned, seen_keys.transpose(1, 2), seen_values.transpose(1, 2), seen)
-        y = self.norm(self.attended(y.transpose(1, 2).flatten(2)))
-        learned, memory = self.memory.mix(y, state["memory"])
+        y = self.norm(x + self.attended(y.transpose(1, 2).flatten(2)))
+        y, memory = self.memory.mix(y, state["memory"])
         left = self.segment_tokens - keys.shape[1]
         over = left == 0  # of the segment: the next begins empty
 
@@ -108,7 +110,7 @@ class Titans(StateLayer):
             return torch.zeros_like(each) if over else F.pad(each, (0, 0) * (each.ndim - 2) + (0, left))
 
         after = {"memory": memory, "keys": kept(keys), "values": kept(values)}
-        return self.out(y * F.silu(self.memory_norm(learned))), after
+        return y, after
 
 
 class _WithWindow(StateLayer):
@@ -128,7 +130,7 @@ class _WithWindow(StateLayer):
         super().__init__(dim)
         self.memory = NeuralMemory(dim, num_heads, depth, expansion, chunk_tokens, **memory)
         self.attention = Attention(dim, num_heads, window_tokens, num_persistent)
-        self.norm, self.memory_norm = nn.RMSNorm(dim), nn.RMSNorm(dim)
+        self.norm = nn.RMSNorm(dim)
 
     def initial_state(self, num_rows: int = 1) -> State:
         """`memory`, which has read the persistent vectors, and `attention`."""
@@ -149,26 +151,21 @@ class _WithWindow(StateLayer):
 
 
 class TitansMAG(_WithWindow):
-    """Memory as gate: o = norm(attention(x)) * silu(norm(M(x)))."""
-
-    def __init__(self, dim: int, **settings: Any):
-        super().__init__(dim, **settings)
-        self.out = nn.Linear(dim, dim, bias=False)
+    """Memory as gate: y = norm(x + attention(x)); o = norm(M(x)) * silu(W y), projected."""
 
     def mix(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """See `StateLayer.mix`."""
         near, attention = self.attention.mix(x, state["attention"])
-        far, memory = self.memory.mix(x, state["memory"])
-        y = self.out(self.norm(near) * F.silu(self.memory_norm(far)))
+        far, memory = self.memory.answer(x, state["memory"])
+        y = self.memory.gated(far, self.norm(x + near))
         return y, {"memory": memory, "attention": attention}
 
 
 class TitansMAL(_WithWindow):
-    """Memory as layer: h = x + norm(M(x)); o = attention(norm(h)) beside h."""
+    """Memory as layer: h = x + M(x); o = attention(norm(h)) beside h."""
 
     def mix(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """See `StateLayer.mix`."""
         far, memory = self.memory.mix(x, state["memory"])
-        far = self.memory_norm(far)
         near, attention = self.attention.mix(self.norm(x + far), state["attention"])
         return far + near, {"memory": memory, "attention": attention}
