@@ -114,11 +114,13 @@ def stand_ins(monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("length", "key_size", "value_size"), [(1, 8, 5), (21, 16, 16), (40, 17, 33)])
 def test_kernels_are_called_as_the_twin(stand_ins, kind, length, key_size, value_size):
-    given = make_inputs(kind, length, key_size, value_size, torch.float32)
-    within = {"": 1e-5}
-    assert_near(results(kernels.recurrence, given), results(recurrence_loop, given), within)
+    """With decay alone in float16, as no kernel takes that in float32."""
+    dtype = torch.float16 if kind == "decay" else torch.float32
+    given = make_inputs(kind, length, key_size, value_size, dtype)
+    within = {"": 1e-2 if kind == "decay" else 1e-5}
+    assert_near(results(kernels.recurrence, given), results(recurrence_loop, wide(given)), within)
     with torch.no_grad():
-        ours, twin = kernels.recurrence(**given), recurrence_loop(**given)
+        ours, twin = kernels.recurrence(**given), recurrence_loop(**wide(given))
     assert_near(named(ours), named(twin), within)
 
 
@@ -137,6 +139,7 @@ def test_where_no_kernel_fits_the_twin_computes(stand_ins, monkeypatch):
     given = make_inputs("gated-delta", 20, 8, 8, torch.float32)
     assert kernels.recurrence(**given) is not None
     assert kernels.recurrence(**given | {"values": given["values"].double()}) is None
+    assert kernels.recurrence(**make_inputs("decay", 20, 8, 8, torch.float32)) is None
     large = make_inputs("gated-delta", 20, kernels.MAX_KEY_SIZE + 1, 8, torch.float32)
     assert kernels.recurrence(**large) is None
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "highest")
@@ -227,6 +230,8 @@ SIZES = {"float32": (64, 64), "bfloat16": (64, 64), "odd": (40, 23)}
 def test_sequences_on_a_gpu(gpu, kind, length, sizes):
     dtype = torch.float32 if sizes == "float32" else torch.bfloat16
     given = make_inputs(kind, length, *SIZES[sizes], dtype, gpu)
+    if (kind, dtype) == ("decay", torch.float32):
+        pytest.skip("no kernel takes it")
     assert kernels.recurrence(**given) is not None
     ours = results(kernels.recurrence, given)
     with exact():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recollect.state.scan import associative_scan, linear_loop, linear_scan, recurrence, recurrence_loop
+from recollect.state.scan import associative_scan, linear_loop, linear_scan, recurrence, recurrence_loop, running_sum
 
 
 def random(*shape, seed=0, dtype=torch.float64):
@@ -83,3 +83,8 @@ def test_strong_forgetting_over_a_long_chunk_stays_finite():
     q = torch.ones(1, 64, 1, 1)
     y, _ = recurrence(q, q, q, torch.zeros(1, 1, 1, 1), log_decay=torch.full((1, 64, 1), -50.0), chunk_tokens=64)
     torch.testing.assert_close(y, torch.ones_like(y))
+
+
+@pytest.mark.parametrize("length", [1, 4, 8, 9, 23])
+def test_a_sum_in_two_levels(length):
+    same_with_gradients(lambda x: (running_sum(x, 4),), lambda x: (x.cumsum(1),), [random(2, length, 3, 5)], 1e-12)

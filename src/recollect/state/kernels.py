@@ -4,7 +4,8 @@ Remembers nothing: `recurrence` gives what its readable twin `scan.recurrence` s
 It takes values in bfloat16 and float16; values in float32 too once PyTorch may round factors to TF32
 (`torch.set_float32_matmul_precision("high")`), because these kernels do. Products are of the values' type, sums and the
 memory in float32. A few tokens without gradient, as in decoding, are exact in float32 and need no such permission. Double
-precision, a CPU, and keys of more than `MAX_KEY_SIZE` with decay or the delta rule stay with the twin.
+precision, a CPU, decay without the delta rule in float32, and keys of more than `MAX_KEY_SIZE` with decay or the delta rule
+stay with the twin.
 
 Papers: Gated Linear Attention, arXiv:2312.06635 (2023), and Kimi Linear, arXiv:2510.26692 (2025), whose kernels decay each
 column of the keys by itself; here all columns alike. Those with one decay a head are wrong backwards on Hopper GPUs before

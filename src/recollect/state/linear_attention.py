@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from recollect.errors import InvalidInput
 from recollect.state.convolution import ShortConvolution
 from recollect.state.layer import State, StateLayer
-from recollect.state.scan import recurrence
+from recollect.state.scan import recurrence, running_sum
 
 FeatureMap = Literal["elu", "taylor"]
 
@@ -76,7 +76,7 @@ class LinearAttention(StateLayer):
         q, k, v = (each.unflatten(-1, (self.num_heads, -1)) for each in projected.split(self.sizes, -1))
         q, k = features(q, self.feature_map), features(k, self.feature_map)
         y, memory = recurrence(q, k, v, state["memory"][..., :-1], chunk_tokens=self.chunk_tokens)
-        total = state["memory"][:, None, ..., -1] + k.cumsum(1)  # [B, T, H, F]: the features up to each token
+        total = state["memory"][:, None, ..., -1] + running_sum(k)  # [B, T, H, F]: the features up to each token
         new["memory"] = torch.cat([memory, total[:, -1, ..., None]], -1)
         y = y / ((q * total).sum(-1, keepdim=True) + 1e-6)
         return self.out(y.flatten(2).to(x.dtype)), {"memory": new.pop("memory"), **new}

@@ -4,9 +4,10 @@ Remembers E separate sums of outer products, so that unrelated facts do not over
 writes. A memory that a token was not sent to does not even decay.
 
 Paper: MoM: Linear Sequence Modeling with Mixture-of-Memories, arXiv:2502.13685 (2025), section 3.
-Differs: the convolution before queries, keys and values runs over all tokens, not over those of each memory. Tokens are
-sorted by memory as in the paper; all memories of all rows are as long as the longest. A GPU sorts from `SORTED_TOKENS` on:
-to learn the longest is to wait, which costs more than short memories save.
+Differs: the convolution before queries, keys and values runs over all tokens, not over those of each memory. Decay begins
+spread evenly over the heads, from the slowest to the fastest that the authors' code draws: among few that are drawn, none may
+be slow enough to recall with. Tokens are sorted by memory as in the paper; all memories of all rows are as long as the
+longest. A GPU sorts from `SORTED_TOKENS` on: to learn the longest is to wait, which costs more than short memories save.
 Cost: (E + 1) H K V float32 values a row; O((k + 1) H K V) a token where the router is balanced, O(E H K V) at most.
 
 Shapes: B rows, T tokens, H heads, K key size, V value size, E routed memories, M all memories, D width.
@@ -83,8 +84,8 @@ class MixtureOfMemories(StateLayer):
         self.rate = nn.Linear(dim, M * num_heads, bias=False) if self.delta else None
         self.forget = nn.Linear(dim, M * num_heads, bias=False) if self.decay else None
         if self.decay:
-            step = torch.exp(torch.empty(num_heads).uniform_(-6.9, -2.3))  # 0.001 to 0.1
-            self.log_scale = nn.Parameter(torch.empty(num_heads).uniform_(1.0, 16.0).log())
+            step = torch.exp(torch.linspace(-6.9, -2.3, num_heads))  # 0.001 to 0.1: from slow heads to fast ones
+            self.log_scale = nn.Parameter(torch.linspace(1.0, 16.0, num_heads).log())
             self.bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))  # softplus gives the step back
         self.norm = nn.RMSNorm(self.value_size)
         self.gate = nn.Linear(dim, num_heads * self.value_size, bias=False)

@@ -53,6 +53,19 @@ def _interleave(even: Tensor, odd: Tensor) -> Tensor:
     return joined if even.shape[1] == num else torch.cat([joined, even[:, num:]], 1)
 
 
+def running_sum(x: Tensor, chunk_tokens: int = 256) -> Tensor:
+    """`x.cumsum(1)` of [B, T, ...] in two levels: a GPU goes over a single long sum one token after the other."""
+    if x.shape[1] <= chunk_tokens:
+        return x.cumsum(1)
+
+    def filled(x: Tensor, before: int, behind: int) -> Tensor:
+        return F.pad(x, [0, 0] * (x.ndim - 2) + [before, behind])
+
+    within = filled(x, 0, -x.shape[1] % chunk_tokens).unflatten(1, (-1, chunk_tokens)).cumsum(2)  # [B, N, C, ...]
+    earlier = filled(within[:, :-1, -1].cumsum(1), 1, 0)
+    return (within + earlier[:, :, None]).flatten(1, 2)[:, : x.shape[1]]
+
+
 def linear_scan(decay: Tensor, value: Tensor, initial: Tensor | None = None) -> Tensor:
     """h_t = decay_t * h_{t-1} + value_t, element by element: all h [B, T, ...].
 
