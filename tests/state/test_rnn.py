@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from recollect.errors import InvalidInput
-from recollect.state.rnn import LSTM, BidirectionalRNN, lstm_loop
+from recollect.state import rnn
+from recollect.state.rnn import GRU, LSTM, BidirectionalRNN, lstm_loop
 
 
 def test_the_loop_is_the_lstm_of_torch_with_gradients(x):
@@ -62,3 +63,13 @@ def test_both_directions_see_both_sides(x):
         assert ((layer(changed)[0] - y)[:, 10].abs() > 0).any()
     with pytest.raises(InvalidInput, match="cell: 'ltsm' is not known"):
         BidirectionalRNN(8, cell="ltsm")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layer", [LSTM(8), GRU(8), BidirectionalRNN(8)], ids=["lstm", "gru", "both directions"])
+def test_long_sequences_go_to_torch_in_pieces(x, layer, monkeypatch):
+    y, state = layer(x)
+    monkeypatch.setattr(rnn, "MOST_TOKENS", 5)
+    in_pieces, last = layer(x)
+    torch.testing.assert_close(in_pieces, y)
+    for name in state:
+        torch.testing.assert_close(last[name], state[name])

@@ -23,14 +23,19 @@ from recollect.state.layer import State, StateLayer
 
 Cell = Literal["rnn", "lstm", "gru"]
 CELLS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+MOST_TOKENS = 1 << 15  # at a time: cuDNN refuses 65,536
 
 
 def _read(cell: nn.RNNBase, x: Tensor, state: State) -> tuple[Tensor, State]:
     """Outputs [B, T, S] of a cell of torch from a state, and the state after them."""
-    given = [state[name][None].to(x.dtype).contiguous() for name in _names(cell)]
-    y, last = cell(x, tuple(given) if len(given) > 1 else given[0])
-    last = last if isinstance(last, tuple) else (last,)
-    return y, {name: each[0].float() for name, each in zip(_names(cell), last, strict=True)}
+    outputs = []
+    for piece in x.split(MOST_TOKENS, 1):
+        given = [state[name][None].to(x.dtype).contiguous() for name in _names(cell)]
+        y, last = cell(piece, tuple(given) if len(given) > 1 else given[0])
+        last = last if isinstance(last, tuple) else (last,)
+        state = {name: each[0].float() for name, each in zip(_names(cell), last, strict=True)}
+        outputs.append(y)
+    return torch.cat(outputs, 1), state
 
 
 def _names(cell: nn.RNNBase) -> tuple[str, ...]:
@@ -157,5 +162,5 @@ class BidirectionalRNN(StateLayer):
     def mix(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """See `StateLayer.mix`."""
         ahead, new = _read(self.ahead, x, state)
-        back = self.back(x.flip(1))[0].flip(1)
-        return self.out(torch.cat([ahead, back], -1)), new
+        back, _ = _read(self.back, x.flip(1), self.initial_state(x.shape[0]))
+        return self.out(torch.cat([ahead, back.flip(1)], -1)), new

@@ -92,7 +92,8 @@ def _lines(memory: Memory) -> Iterator[dict[str, Any]]:
         ids.add(note.id)
         yield {"note": to_json(note) | {"agent": agents.get(note.id)}}
     for row in db.rows(
-        "SELECT source, target, relation, weight, method FROM links l JOIN users u ON u.ref = l.user WHERE u.name = ?",
+        "SELECT source, target, relation, weight, method FROM links l JOIN users u ON u.ref = l.user WHERE u.name = ? "
+        "ORDER BY source, target, relation",
         (memory.user,),
     ):
         count += 1
