@@ -5,12 +5,14 @@ Pure functions on numbers, of use without a model too.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Metric = Literal["modularity", "conductance"]
+Places = np.ndarray | int
 
 
 def surprising(surprise: Tensor, before: Tensor, gamma: float) -> Tensor:
@@ -33,13 +35,13 @@ def refine(cuts: list[int], alike: Tensor, metric: Metric, min_event: int = 1) -
     From left to right, a cut b after the refined cut a (or 0) may move to any t with a + min_event <= t <= b. Each t is
     judged on the tokens from a - (b - a) / 2 to b + (b - a) / 2 of `alike` [T, T], by `score`. Their number stays.
     """
-    sums = torch.nn.functional.pad(alike.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    sums = np.pad(alike.detach().double().numpy().cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     moved: list[int] = []
     for cut in cuts:
         start = moved[-1] if moved else 0
         margin = (cut - start) // 2
         left, right = max(0, start - margin), min(len(alike), cut + margin)
-        places = torch.arange(min(max(start + min_event, left + 1), cut), cut + 1)
+        places = np.arange(min(max(start + min_event, left + 1), cut), cut + 1)
         if right > cut and cut > start:
             places = places[places > left]
             moved.append(int(places[score(sums, left, places, right, metric).argmax()]))
@@ -48,21 +50,21 @@ def refine(cuts: list[int], alike: Tensor, metric: Metric, min_event: int = 1) -
     return moved
 
 
-def score(sums: Tensor, left: int, places: Tensor, right: int, metric: Metric) -> Tensor:
+def score(sums: np.ndarray, left: int, places: np.ndarray, right: int, metric: Metric) -> np.ndarray:
     """How well each split of [left, right) at `places` [P] tells two communities apart; greater is better, [P].
 
     `sums` [T + 1, T + 1] are prefix sums of the likeness. Modularity: sum over both of (inside - degree ** 2 / total) /
     total. Conductance: minus what crosses over what is inside the smaller one.
     """
 
-    def block(top: Tensor | int, bottom: Tensor | int, start: Tensor | int, end: Tensor | int) -> Tensor:
+    def block(top: Places, bottom: Places, start: Places, end: Places) -> Any:
         return sums[bottom, end] - sums[top, end] - sums[bottom, start] + sums[top, start]
 
     first, second = block(left, places, left, places), block(places, right, places, right)
-    total = block(left, right, left, right).clamp(min=1e-12)
+    total = max(block(left, right, left, right), 1e-12)
     crossing = (total - first - second) / 2
     if metric == "conductance":
-        return -crossing / torch.minimum(first, second).clamp(min=1e-12)
+        return -crossing / np.maximum(np.minimum(first, second), 1e-12)
     degrees = (first + crossing) ** 2 + (second + crossing) ** 2
     return (first + second) / total - degrees / total**2
 
