@@ -179,3 +179,18 @@ def test_one_look_up_serves_several_tokens_and_a_longer_input_ends_it():
             memory.read(ids[:, 32:34])
             one_by_one(model, ids[:, 34:40], memory)
             assert asked == [20, 25, 30, 32, 34, 39]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+def test_steps_in_inference_mode_and_outside_of_it(policy):
+    model, ids = make_model(), tokens(rows(policy), 60)
+    with policy.attach(model) as memory, torch.no_grad():
+        memory.read(ids[:, :23])
+        wanted = one_by_one(model, ids[:, 23:], memory)
+        memory.forget()
+        memory.read(ids[:, :23])
+        found = []
+        for at in range(23, 60):
+            with torch.inference_mode(at % 3 == 0):
+                found.append(model(ids[:, at : at + 1], cache=memory.memory).logits.clone())
+    assert (torch.cat(found, dim=1) - wanted).abs().max() < 1e-5

@@ -86,6 +86,11 @@ class Growing:
         """The same for the GPU that the rows came from, whose later work finds them there."""
         return self._room[:, : self._length]
 
+    @property
+    def room(self) -> Tensor:
+        """All there is room for, [B, at least n, ...]: the same memory until that is used up."""
+        return self._room
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Growing:
         """One with `function` applied to what was appended."""
         return Growing(function(self.tensor))
@@ -136,6 +141,7 @@ class Layer:
     dropout: float
     counts: dict[str, Any]  # what `stats` reports
     tally: dict[str, Tensor] = field(default_factory=dict)  # counts that are kept on the device, and added to in place
+    known: Tensor | None = None  # [1], on the device: how many rows growing tensors hold; None: see their length
 
     def count(self, parts: Sequence[Part]) -> None:
         """Note how many keys the chunk's last query may look at; the greatest number is reported by `stats`."""

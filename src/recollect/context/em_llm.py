@@ -30,8 +30,8 @@ from recollect.context.events import Metric, adjacency, pieces, refine, surprisi
 from recollect.context.far import (
     BlockMemory,
     Far,
+    beyond,
     copy_tokens,
-    far_queries,
     keep_first,
     leave,
     near_and_far,
@@ -98,6 +98,8 @@ class EMLLM(BlockMemory):
         """The longest event."""
         return self.max_event_tokens
 
+    least_known: ClassVar[int] = 1
+
     @property
     def shelf_tokens(self) -> int:
         """The budget, with room for what the last event may have above it."""
@@ -119,17 +121,17 @@ class EMLLM(BlockMemory):
 
     def choose(self, layer: Layer, queries: Tensor, before: Tensor | None) -> Tensor | None:
         """The events to fetch [1, n]: the most similar ones, and their neighbours and those that were neighbours before."""
-        state = layer.state
-        if "representatives" not in state or not self.memory_tokens:
+        similarity = self.similarity(layer, queries) if self.memory_tokens else None
+        if similarity is None:
             return None
-        mean = far_queries(layer, queries, self.window_tokens).mean(dim=2).flatten()  # [H * D]
         lengths, (num, num_beside) = self.sizes(layer), self._most
-        similarity = state["representatives"].tensor[0].to(mean) @ mean
-        ranked = similarity.topk(min(num, len(lengths))).indices
+        ranked = similarity[0].topk(min(num, len(lengths)))
         room = round(self.memory_tokens * self.contiguity)
-        similar = _padded(ranked.masked_fill(~fill(lengths[ranked], self.memory_tokens - room), -1), num)
+        taken = fill(lengths[ranked.indices], self.memory_tokens - room) & (ranked.values > -torch.inf)
+        similar = _padded(ranked.indices.masked_fill(~taken, -1), num)
+        end = len(lengths) if layer.known is None else layer.known
         sides = [similar + 1, similar - 1]
-        beside = torch.stack([each.masked_fill((similar < 0) | (each >= len(lengths)), -1) for each in sides], dim=1)
+        beside = torch.stack([each.masked_fill((similar < 0) | (each >= end), -1) for each in sides], dim=1)
         wanted = beside.flatten() if before is None else torch.cat([beside.flatten(), before[0, num:].to(similar)])
         fresh = first_new(wanted, similar, len(lengths))
         fits = fresh & (lengths[wanted.clamp(min=0)].masked_fill(~fresh, 0).cumsum(0) <= room)
@@ -140,7 +142,10 @@ class EMLLM(BlockMemory):
 
     def sizes(self, layer: Layer) -> Tensor:
         """The lengths of the events."""
-        return layer.shared["events"].tensor[0]
+        events = layer.shared["events"]
+        if layer.known is None:
+            return events.tensor[0]
+        return events.room[0].masked_fill(beyond(layer.known, events.room), 0)
 
     def _sizes(self, layer: Layer, chosen: Tensor) -> Tensor:
         """The lengths of chosen events [1, n], 0 for none."""
@@ -176,7 +181,10 @@ class EMLLM(BlockMemory):
         All is written in place, so that it can be recorded.
         """
         stored, tokens = layer.state["host_tokens"], self._tokens(layer, chosen.to(shelf.keys.device))
-        held = shelf.notes.setdefault("tokens", torch.full_like(tokens, -1))  # which lie there
+        if "tokens" not in shelf.notes:
+            with torch.inference_mode(False):  # else they could not be overwritten outside of that mode
+                shelf.notes["tokens"] = torch.full(tokens.shape, -1, device=tokens.device)
+        held = shelf.notes["tokens"]  # which lie there
         place = torch.full(
             (stored.unawaited.shape[1] + 1,), -1, device=tokens.device
         )  # of each token, if it lies there

@@ -42,6 +42,7 @@ class BlockMemory(ContextMemory):
     look_up_tokens: int  # tokens that are decoded with what one look-up chose
     run_tokens: int  # as many beyond the window are packed away while decoding
     shelf_tokens: int  # room for what is fetched
+    least_known: int  # things that there must be to choose among before look-ups can be recorded
 
     def choose(self, layer: Layer, queries: Tensor, before: Tensor | None) -> Tensor | None:
         """What a look-up with queries [B, H, T, D], not turned, finds [B, n], with -1 for none, on their device.
@@ -51,8 +52,21 @@ class BlockMemory(ContextMemory):
         raise NotImplementedError
 
     def sizes(self, layer: Layer) -> Tensor:
-        """Tokens of each thing that can be chosen [N], on the device."""
+        """Tokens of each thing that can be chosen [N], on the device; 0 behind those that `layer.known` counts."""
         raise NotImplementedError
+
+    def similarity(self, layer: Layer, queries: Tensor) -> Tensor | None:
+        """How well each thing [B, N] matches queries [B, H, T, D], not turned: products summed over heads, means over tokens.
+
+        Minus infinity behind what `layer.known` counts; None where there is nothing yet.
+        """
+        vectors = layer.state.get("representatives")
+        if vectors is None:
+            return None
+        mean = far_queries(layer, queries, self.window_tokens).mean(dim=2).flatten(1)  # [B, H * D]
+        held = vectors.tensor if layer.known is None else vectors.room
+        found = (held.to(mean) @ mean[..., None])[..., 0]
+        return found if layer.known is None else found.masked_fill(beyond(layer.known, found), -torch.inf)
 
     def recall(self, layer: Layer, queries: Tensor) -> tuple[Tensor | None, bool]:
         """(what to attend to [B, n] or None, whether it was looked up for this chunk)."""
@@ -100,6 +114,11 @@ class BlockMemory(ContextMemory):
         from recollect.context.far_ring import FarRing
 
         return FarRing(self, unit, rotary, layer_type) if self.shelf_tokens and self.can_run(unit) else None
+
+
+def beyond(known: Tensor, things: Tensor) -> Tensor:
+    """Which of `things` [..., N] are behind the first `known`, [N]."""
+    return torch.arange(things.shape[-1], device=things.device) >= known
 
 
 def looked_up_at(state: State) -> int | None:

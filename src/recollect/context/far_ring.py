@@ -9,8 +9,8 @@ once, and a step writes one key and one value and moves the borders of what may 
 
 Far keys stand at 0, as in far.py. Near ones stand at their place in the run, so that distances are the true ones. When a
 look-up is due (`look_up_tokens` in far.py), the policy fetches into its part of the buffer, layer by layer, within the step; all
-other steps are the same kernels on the same memory, and on a GPU a recorded graph. A policy whose look-ups run on the GPU alone
-has them recorded as well, once a run, since what they look among grows. The output equals that of the readable way.
+other steps are the same kernels on the same memory, and on a GPU a recorded graph. Where look-ups happen on the GPU alone, they are
+recorded, too, among all that there is room for, and anew when that has grown. The output equals that of the readable way.
 
 Cost: first tokens, fetched tokens, two runs and the window, keys and values, a layer; the window lies in the memory, too.
 
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from recollect.context.attention import mass_kernel
-from recollect.context.cache import Layer, Unit
+from recollect.context.cache import Growing, Layer, Unit
 from recollect.context.far import BlockMemory, looked_up_at, note_look_up, place_keys
 from recollect.context.in_place import Room
 from recollect.context.recorded import Recorded
@@ -73,6 +73,8 @@ class FarRing(Room):
             self.seen = torch.zeros(L, B, 1, 1, S, dtype=torch.bool, device=options["device"])
             self.place = torch.zeros(1, dtype=torch.long, device=options["device"])  # steps of the run before this one
             self.waiting = torch.zeros_like(self.place)  # tokens beyond the window when the run began
+            self.num_known = torch.zeros_like(self.place)  # things to look among
+            self.tally = {name: torch.zeros_like(self.place[0]) for name in COUNTED}
         self.at = self.place  # where this step's key goes
         self.angles = (self.keys, self.keys)  # of this step
         shelf = slice(self.first, self.far - self.run)
@@ -83,7 +85,8 @@ class FarRing(Room):
         self.num_waiting = 0  # the same as `waiting`
         self.looking = False  # whether this step looks up
         self.looked_up, self.can_record = Recorded(), False  # steps that do
-        self.tally = {name: torch.zeros_like(self.place[0]) for name in COUNTED}
+        self.known: Tensor | None = None  # `num_known` if there are enough to record look-ups
+        self.rooms: list[int] = []  # where what is looked among lies, as the recorded steps know it
         self.chosen: list[Tensor | None] = [None] * L
         self.looked_at: int | None = None  # tokens read before the last look-up
         self._left: tuple[weakref.ref[Unit], int] | None = (
@@ -112,8 +115,21 @@ class FarRing(Room):
             self.tally,
         )
 
+    def _count(self, unit: Unit) -> None:
+        """Learn how much there is to look among, and whether it lies where recorded steps look."""
+        states = [unit.shared, *unit.layers]
+        grown = [each for state in states for each in state.values() if isinstance(each, Growing)]
+        number = unit.layers[0]["representatives"].tensor.shape[1]
+        self.num_known.fill_(number)
+        self.known = self.num_known if number >= self.policy.least_known else None
+        self.can_record = self.known is not None and self.policy.on_gpu_alone(unit)
+        before, self.rooms = self.rooms, [each.room.data_ptr() for each in grown]
+        if before != self.rooms:
+            self.looked_up.forget()
+
     def enter(self, unit: Unit) -> None:
         """Lay out a run."""
+        self._count(unit)
         if self._left is None or self._left[0]() is not unit or self._left[1] != unit.num_read:
             for shelf in self.shelves:
                 shelf.notes.clear()
@@ -135,14 +151,12 @@ class FarRing(Room):
             keys[:, :, near] = layer.rotate(state["keys"][:, :, self.num_waiting :], places, self.window + self.run)
             values[:, :, near] = state["values"][:, :, self.num_waiting :]
             self.mass[index, ..., : self.window] = state["mass"][..., self.num_waiting :]
-            self.chosen[index] = known = state["chosen"].clone() if "chosen" in state else None
+            self.chosen[index] = known = _own(state["chosen"]) if "chosen" in state else None
             if self.looked_at is not None and known is not None:
                 self.policy.fetch_into(layer, self.shelves[index], known)
         self.mass[..., self.window :] = 0
         self.seen[..., : self.first] = True
         self.place.zero_()
-        self.looked_up.forget()
-        self.can_record = self.policy.on_gpu_alone(unit)
 
     def leave(self, unit: Unit) -> None:
         """Give the run back to the memory, and let the policy pack what is ready."""
@@ -211,7 +225,7 @@ class FarRing(Room):
             if before is not None and before.shape == chosen.shape:
                 before.copy_(chosen)
             else:
-                self.chosen[index] = chosen.clone()
+                self.chosen[index] = _own(chosen)
         H, cut, keys_here, values_here = queries.shape[1], self.far, self.keys[index], self.values[index]
         both = torch.cat([queries, keys], dim=1).expand(-1, -1, 2, -1)
         turned = self.rotary.turned(both, *self.angles)  # near, and far
@@ -243,3 +257,9 @@ class FarRing(Room):
     def nbytes(self) -> int:
         """Bytes on the device."""
         return sum(each.nbytes for each in (self.keys, self.values, self.new, self.mass, self.gained, self.seen))
+
+
+def _own(x: Tensor) -> Tensor:
+    """A copy that can be overwritten in whatever mode."""
+    with torch.inference_mode(False):
+        return x.clone()

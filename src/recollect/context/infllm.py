@@ -29,8 +29,8 @@ from recollect.context.cache import Layer, State, Unit, append
 from recollect.context.far import (
     BlockMemory,
     Far,
+    beyond,
     copy_tokens,
-    far_queries,
     keep_first,
     leave,
     near_and_far,
@@ -111,21 +111,27 @@ class InfLLM(BlockMemory):
         self._pack(layer.state)
         return output
 
+    @property
+    def least_known(self) -> int:
+        """As many as are fetched."""
+        return self.num_blocks
+
     def choose(self, layer: Layer, queries: Tensor, before: Tensor | None) -> Tensor | None:
         """The blocks [B, K] whose representatives have the largest products with the queries, summed over all heads."""
-        vectors = layer.state.get("representatives")
-        if vectors is None or not self.num_blocks:
+        similarity = self.similarity(layer, queries) if self.num_blocks else None
+        if similarity is None:
             return None
-        mean = far_queries(layer, queries, self.window_tokens).mean(dim=2).flatten(1)  # [B, H * D]
-        similarity = (vectors.tensor.to(mean) @ mean[..., None])[..., 0]  # [B, N]
         chosen = similarity.topk(min(self.num_blocks, similarity.shape[1]), dim=1).indices
         layer.add(tokens_chosen=chosen.numel() * self.block_tokens)
         return chosen
 
     def sizes(self, layer: Layer) -> Tensor:
         """All blocks are alike."""
-        vectors = layer.state["representatives"].tensor
-        return torch.full((vectors.shape[1],), self.block_tokens, device=vectors.device)
+        vectors = layer.state["representatives"]
+        if layer.known is None:
+            return torch.full((vectors.tensor.shape[1],), self.block_tokens, device=vectors.room.device)
+        sizes = torch.full((vectors.room.shape[1],), self.block_tokens, device=vectors.room.device)
+        return sizes.masked_fill(beyond(layer.known, sizes), 0)
 
     def _assigned(self, layer: Layer, held: Tensor, score: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Slots [B, K] for chosen blocks [B, K], the tokens to copy into all slots [B, M * L] or -1, and the scores [B, M] then.
@@ -195,15 +201,20 @@ class InfLLM(BlockMemory):
         All is written in place, so that it can be recorded.
         """
         state, notes, device = layer.state, shelf.notes, shelf.keys.device
-        if "slot_keys" in state and not notes:
-            shelf.keys.copy_(state["slot_keys"])
-            shelf.values.copy_(state["slot_values"])
-            notes.update(block=state["slot_block"].clone(), score=state["slot_score"].clone())
-        for name in ("slot_keys", "slot_values", "slot_block", "slot_score"):
-            state.pop(name, None)
         if not notes:
             shape = (len(chosen), self.num_cached_blocks)
-            notes.update(block=torch.full(shape, -1, device=device), score=torch.zeros(shape, device=device))
+            with torch.inference_mode(False):  # else they could not be overwritten outside of that mode
+                notes.update(block=torch.full(shape, -1, device=device), score=torch.zeros(shape, device=device))
+            if "slot_keys" in state:
+                for ours, name in (
+                    (shelf.keys, "slot_keys"),
+                    (shelf.values, "slot_values"),
+                    (notes["block"], "slot_block"),
+                    (notes["score"], "slot_score"),
+                ):
+                    ours.copy_(state[name])
+        for name in ("slot_keys", "slot_values", "slot_block", "slot_score"):
+            state.pop(name, None)
         chosen = chosen.to(device)
         slots, tokens, score = self._assigned(layer, notes["block"], notes["score"], chosen)
         notes["block"].scatter_(1, slots, -1)  # nothing is known of a slot whose copy breaks off
