@@ -103,7 +103,8 @@ class Growing:
 def _room_like(x: Tensor, length: int, device: torch.device) -> Tensor:
     """An empty tensor [B, length, ...] for rows like those of `x`, in pinned memory where a GPU may copy from it."""
     pinned = device.type == "cpu" and torch.cuda.is_available()
-    return torch.empty((x.shape[0], length, *x.shape[2:]), dtype=x.dtype, device=device, pin_memory=pinned)
+    with torch.inference_mode(False):  # else nothing could be appended outside of that mode
+        return torch.empty((x.shape[0], length, *x.shape[2:]), dtype=x.dtype, device=device, pin_memory=pinned)
 
 
 State = dict[str, Any]  # names to tensors [B, ...] or growing ones
