@@ -52,6 +52,7 @@ class EMLLM(BlockMemory):
 
     per_row: ClassVar[bool] = True
     needs_logits: ClassVar[bool] = True
+    least_known: ClassVar[int] = 1
 
     num_first_tokens: int = 128
     window_tokens: int = 4096
@@ -97,8 +98,6 @@ class EMLLM(BlockMemory):
     def run_tokens(self) -> int:
         """The longest event."""
         return self.max_event_tokens
-
-    least_known: ClassVar[int] = 1
 
     @property
     def shelf_tokens(self) -> int:
@@ -156,9 +155,7 @@ class EMLLM(BlockMemory):
         lengths, sizes = self.sizes(layer), self._sizes(layer, chosen)[0]
         begins, ends = lengths.cumsum(0) - lengths, sizes.cumsum(0)
         place = torch.arange(self.shelf_tokens, device=ends.device)
-        number = torch.searchsorted(ends, place, right=True).clamp(
-            max=len(ends) - 1
-        )  # of the event that lies at a place
+        number = torch.searchsorted(ends, place, right=True).clamp(max=len(ends) - 1)  # of the event at a place
         tokens = begins[chosen[0, number].clamp(min=0)] + place - (ends - sizes)[number]
         return tokens.masked_fill(place >= ends[-1], -1)[None]
 
@@ -185,9 +182,7 @@ class EMLLM(BlockMemory):
             with torch.inference_mode(False):  # else they could not be overwritten outside of that mode
                 shelf.notes["tokens"] = torch.full(tokens.shape, -1, device=tokens.device)
         held = shelf.notes["tokens"]  # which lie there
-        place = torch.full(
-            (stored.unawaited.shape[1] + 1,), -1, device=tokens.device
-        )  # of each token, if it lies there
+        place = torch.full((stored.room.shape[1] + 1,), -1, device=tokens.device)  # of each token, if it lies there
         place.scatter_(0, held[0].remainder(len(place)), torch.arange(held.shape[1], device=tokens.device))
         source = place[tokens[0]].masked_fill(tokens[0] < 0, -1)
         held.fill_(-1)  # nothing is known of a shelf where this breaks off
