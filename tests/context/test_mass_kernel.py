@@ -102,7 +102,7 @@ def test_tokens_are_copied_where_they_are_asked_for():
     mass_kernel.copy_tokens(stored, tokens, *ours, stretch)
     pageable = stored.clone()
     assert not pageable.is_pinned()
-    copy_tokens(SimpleNamespace(tensor=pageable, unawaited=pageable), tokens, *wanted, stretch)
+    copy_tokens(SimpleNamespace(tensor=pageable, room=pageable), tokens, *wanted, stretch)
     assert torch.equal(ours, wanted)
     assert wanted.count_nonzero() == 6 * 2 * G * D
 

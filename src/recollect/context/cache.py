@@ -79,16 +79,14 @@ class Growing:
         if self._arrived is not None:
             self._arrived.synchronize()
             self._arrived = None
-        return self.unawaited
-
-    @property
-    def unawaited(self) -> Tensor:
-        """The same for the GPU that the rows came from, whose later work finds them there."""
         return self._room[:, : self._length]
 
     @property
     def room(self) -> Tensor:
-        """All there is room for, [B, at least n, ...]: the same memory until that is used up."""
+        """All there is room for, [B, at least n, ...]: the same memory until that is used up.
+
+        What is on its way there is found by later work of the GPU that it comes from, not by the program.
+        """
         return self._room
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Growing:

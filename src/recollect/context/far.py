@@ -85,7 +85,7 @@ class BlockMemory(ContextMemory):
     @staticmethod
     def on_gpu_alone(unit: Unit) -> bool:
         """Whether a look-up needs nothing of the host but its memory, so that it can be recorded as a graph."""
-        stores = [state["host_tokens"].unawaited for state in unit.layers]
+        stores = [state["host_tokens"].room for state in unit.layers]
         found = kernels("mass_kernel", unit.layers[0]["keys"].device) is not None
         return found and all(store.is_pinned() for store in stores)
 
@@ -235,9 +235,9 @@ def copy_tokens(stored: Growing, tokens: Tensor, keys: Tensor, values: Tensor, s
     Token `tokens` [B, F] comes to its place among the F, if it is not negative, its key multiplied by `stretch` [D]. On a GPU a
     kernel reads the host's memory, so that nothing has to wait for the choice.
     """
-    kernel = kernels("mass_kernel", keys.device) if stored.unawaited.is_pinned() else None
+    kernel = kernels("mass_kernel", keys.device) if stored.room.is_pinned() else None
     if kernel:
-        kernel.copy_tokens(stored.unawaited, tokens, keys, values, stretch)
+        kernel.copy_tokens(stored.room, tokens, keys, values, stretch)
     else:
         row, place = (tokens >= 0).nonzero(as_tuple=True)
         found = stored.tensor[row.cpu(), tokens[row, place].cpu()].to(keys)
