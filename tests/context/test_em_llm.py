@@ -8,8 +8,8 @@ from math import inf
 import pytest
 import torch
 
-from recollect.context.cache import Growing
 from recollect.context.em_llm import EMLLM, fill
+from recollect.context.growing import Growing
 from recollect.errors import InvalidInput
 
 from .conftest import logits_of, make_model

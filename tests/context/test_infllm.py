@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recollect.context.cache import Growing
 from recollect.context.far import representative
+from recollect.context.growing import Growing
 from recollect.context.infllm import InfLLM
 from recollect.errors import InvalidInput
 

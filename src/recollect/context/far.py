@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from recollect.context.attention import Part, attend_with_mass, band, kernels
-from recollect.context.cache import Growing, Layer, State, Unit, append
+from recollect.context.cache import Layer, State, Unit, append
+from recollect.context.growing import Growing
 from recollect.context.policy import ContextMemory
 
 if TYPE_CHECKING:

@@ -30,8 +30,9 @@ import torch
 from torch import Tensor
 
 from recollect.context.attention import mass_kernel
-from recollect.context.cache import Growing, Layer, Unit
+from recollect.context.cache import Layer, Unit
 from recollect.context.far import BlockMemory, looked_up_at, note_look_up, place_keys
+from recollect.context.growing import Growing
 from recollect.context.in_place import Room
 from recollect.context.recorded import Recorded
 from recollect.context.rotary import Rotary
