@@ -10,8 +10,7 @@ with PyTorch's fused attention: it reads each length anew in one piece, and deco
 takes by default, which copies all keys at every token, and with a static one, which does not. Ratios are to the better
 of the two; `decode_times_default` is to the first.
 
-RAPID is measured as a model that drafts for itself, drawing from what it says, without transfer: random weights say nearly the same
-whatever they have read, so most drafts are accepted, and a row tells the share beside what drafting and checking cost.
+RAPID, which is no policy, is in rapid_speed.py.
 
 Shapes: `layers` of a Llama 7B: width 4,096, 32 heads of 128, inner width 11,008, 32,000 tokens.
 """
@@ -28,13 +27,12 @@ from recollect.benchmarks import plots
 from recollect.benchmarks.clock import clean, peak, start_peak, timed
 from recollect.benchmarks.look_ups import repeating
 from recollect.benchmarks.provenance import provenance
+from recollect.benchmarks.rapid_speed import RAPID, rapid_rows
 from recollect.catalogue import SYSTEMS, system
 from recollect.errors import InvalidInput, Unavailable
 
 FULL = "full"
 PEERS = ("kvpress:streaming-llm", "kvpress:think")
-RAPID = "rapid"
-REPLY_TOKENS, QUESTION_TOKENS = 96, 64  # of RAPID
 KEPT_TOKENS = 1024  # by kvpress's StreamingLLM, as by ours
 DECODE_STEPS = 128  # the length of a block: in so many, what has left the window is packed away once
 WARM_STEPS = 8
@@ -132,7 +130,7 @@ def run(
             elif key in PEERS:
                 own = _peer(model, key, ids, reached, progress)
             elif key == RAPID:
-                own = _rapid(model, ids, reached, seed, progress)
+                own = rapid_rows(model, ids, reached, seed, progress)
             else:
                 policy = _class(key)(**(settings or {}).get(key, {}))
                 if copied is not None and hasattr(policy, "look_up_tokens"):
@@ -240,58 +238,6 @@ def _peer(model: Any, key: str, ids: Any, lengths: Sequence[int], progress: Prog
         finally:
             cache = layers = None
             clean(ids.is_cuda)
-    return rows
-
-
-class _Numbers:
-    """Tokens as their numbers, for a model that knows no text."""
-
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return [int(word) for word in text.split()]
-
-    def decode(self, token_ids: Any) -> str:
-        return " ".join(str(token) for token in token_ids)
-
-
-def _rapid(model: Any, ids: Any, lengths: Sequence[int], seed: int, progress: Progress) -> list[dict[str, Any]]:
-    """One row for each length, the context read anew; what is decoded is what is said, by its mean time."""
-    import torch
-
-    from recollect.context.rapid import RAPID as Rapid
-
-    policy, config, rows = Rapid(transfer=0.0, least_confidence=0.0), model.config, []
-    bytes_a_token = 2 * config.num_hidden_layers * config.hidden_size * model.dtype.itemsize
-    for length in lengths:
-        progress(f"{RAPID}, {length:,} tokens")
-        tokens = ids[0, :length].tolist()
-        context, question = tokens[:-QUESTION_TOKENS], tokens[-QUESTION_TOKENS:]
-        generator = torch.Generator(ids.device).manual_seed(seed)
-        try:
-            start_peak(ids.is_cuda)
-            found = policy.generate(model, _Numbers(), context, question, REPLY_TOKENS, generator=generator).stats
-        except torch.OutOfMemoryError:
-            rows.append({"method": RAPID, "length": length, "why_not": "out of device memory"})
-            continue
-        finally:
-            most = peak(ids.is_cuda)
-            clean(ids.is_cuda)
-        seconds = found["draft_seconds"] + found["target_seconds"]
-        rows.append(
-            {
-                "method": RAPID,
-                "length": length,
-                "prefill_s": round(found["prefill_seconds"], 3),
-                "decode_ms": round(1000 * seconds / found["tokens"], 3),
-                "device_bytes": int((length + found["draft_tokens"] + found["tokens"]) * bytes_a_token),
-                "host_bytes": 0,
-                "peak_bytes": most,
-                "attended_tokens": length,
-                "acceptance": round(found["acceptance"], 4),
-                "tokens_a_check": round(found["tokens_per_call"], 2),
-                "draft_ms": round(1000 * found["draft_seconds"] / found["drafted"], 3),
-                "check_ms": round(1000 * found["target_seconds"] / found["target_calls"], 3),
-            }
-        )
     return rows
 
 

@@ -157,11 +157,8 @@ def redrawn(chosen: Tensor, sizes: Tensor, share: float) -> Tensor:
     left = (share * taken.sum(dim=1, keepdim=True)).round().long()  # places to be given, the first `left` of the lots
     held = torch.zeros(len(chosen), len(sizes) + 1, dtype=torch.bool, device=chosen.device)
     held = held.scatter(1, chosen.remainder(len(sizes) + 1), True)[:, :-1]
-    turn = (
-        torch.rand(held.shape, device=chosen.device).argsort(dim=1).argsort(dim=1)
-    )  # each place has candidates of its own
-    fits = (
-        ~held[:, None] & (sizes <= size[..., None]) & (turn[:, None] % left.clamp(min=1)[..., None] == lots[..., None])
-    )
+    turn = torch.rand(held.shape, device=chosen.device).argsort(dim=1).argsort(dim=1)
+    own = turn[:, None] % left.clamp(min=1)[..., None] == lots[..., None]  # each place has candidates of its own
+    fits = own & ~held[:, None] & (sizes <= size[..., None])
     able = fits.any(dim=2) & taken & (lots < left)
     return chosen.where(~able, fits.int().argmax(dim=2))

@@ -102,19 +102,9 @@ class FarRing(Room):
         """What the policy's methods are given."""
         rotate = partial(self.rotary.rotate, layer_type=self.layer_type)
         read = unit.num_read + self.num_steps
-        return Layer(
-            index,
-            len(unit.layers),
-            unit.layers[index],
-            unit.shared,
-            read,
-            rotate,
-            1.0,
-            None,
-            0.0,
-            unit.counts,
-            self.tally,
-        )
+        about = {"scaling": 1.0, "softcap": None, "dropout": 0.0, "counts": unit.counts}
+        about |= {"tally": self.tally, "known": self.known}
+        return Layer(index, len(unit.layers), unit.layers[index], unit.shared, read, rotate, **about)
 
     def _count(self, unit: Unit) -> None:
         """Learn how much there is to look among, and whether it lies where recorded steps look."""

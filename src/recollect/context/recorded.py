@@ -8,11 +8,12 @@ notices.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from recollect.cuda_graphs import abandon
 
 RECORD_AFTER = 3  # runs without a graph first, in which libraries make what they need
 
@@ -60,17 +61,9 @@ class Recorded:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._output = forward(self._ids)
         except BaseException:
-            _abandon(graph, ids.device)
+            abandon(graph.pool(), ids.device)
             raise
         self._graph = graph
-
-
-def _abandon(graph: torch.cuda.CUDAGraph, device: torch.device) -> None:
-    """End what PyTorch leaves open when a recording breaks off: the graph's memory pool, and the state of randomness."""
-    with suppress(RuntimeError):  # raised where it was ended properly
-        torch._C._cuda_endAllocateToPool(device.index, graph.pool())
-    generator = torch.cuda.default_generators[device.index]
-    generator.graphsafe_set_state(generator.clone_state())
 
 
 class Weights:

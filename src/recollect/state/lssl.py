@@ -150,7 +150,5 @@ def compose(p: Tensor, q: Tensor, diagonal: Tensor, lower: Tensor, middle: Tenso
     """A [N, N] from the parameters of `structure`."""
     tridiagonal = torch.diag(middle) + torch.diag(lower, -1) + torch.diag(upper, 1)
     eye = torch.eye(len(p), dtype=p.dtype, device=p.device)
-    inverse, _ = torch.linalg.solve_ex(
-        tridiagonal, eye
-    )  # unlike `inv`, without waiting for a GPU to ask whether there is one
+    inverse, _ = torch.linalg.solve_ex(tridiagonal, eye)  # `inv` would wait for a GPU to ask whether there is one
     return -p[:, None] * (inverse + torch.diag(diagonal)) * q

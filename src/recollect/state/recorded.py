@@ -9,12 +9,13 @@ from __future__ import annotations
 import gc
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from recollect.cuda_graphs import abandon
 
 Objective = Callable[..., Tensor]
 MAX_GRAPHS = 16  # of one loss: each keeps the memory of a whole step
@@ -75,7 +76,7 @@ def _record(loss: _Loss, inputs: tuple[Tensor, ...]) -> Objective:
         try:
             made: Any = torch.cuda.make_graphed_callables(loss, given, allow_unused_input=True, pool=pool)
         except BaseException:
-            _abandon(pool, device)
+            abandon(pool, device)
             raise
     return made
 
@@ -88,11 +89,3 @@ def _reason(error: BaseException) -> str:
     where = next((each for each in reversed(frames) if "recollect" in each.filename), frames[-1])
     said = (str(error).strip() or repr(error)).splitlines()[0]
     return f"{said[:200]} ({Path(where.filename).name}, line {where.lineno})"
-
-
-def _abandon(pool: Any, device: torch.device) -> None:
-    """End what PyTorch leaves open when a recording breaks off: the graph's memory pool, and the state of randomness."""
-    with suppress(RuntimeError):  # raised where it was ended properly
-        torch._C._cuda_endAllocateToPool(device.index, pool)
-    generator = torch.cuda.default_generators[device.index]
-    generator.graphsafe_set_state(generator.clone_state())
