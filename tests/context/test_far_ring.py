@@ -9,7 +9,9 @@ import torch
 
 from recollect.context.em_llm import EMLLM
 from recollect.context.far_ring import FarRing
+from recollect.context.growing import Growing
 from recollect.context.infllm import InfLLM
+from recollect.context.recorded import RECORD_AFTER, Recorded
 
 from .conftest import FAMILIES, SCALINGS, make_model, tiny
 from .test_ring import DEVICES, one_by_one, tokens
@@ -89,6 +91,78 @@ def test_what_comes_between_finds_the_newest_state(policy, tmp_path):
             steps.append(one_by_one(model, ids[:, 41:], memory, kept))
             ends.append(torch.cat(steps, dim=1))
     assert (ends[0] - ends[1]).abs().max() < 1e-5
+
+
+class Watched(Recorded):
+    """In the place of a graph: a step that could be replayed must find what it reads where it was when it was recorded."""
+
+    def __init__(self, ring, seen):
+        super().__init__()
+        self.ring, self.seen, self.addresses = ring, seen, None
+
+    def forget(self):
+        super().forget()
+        self.addresses = None
+
+    def reads(self):
+        notes = [each for shelf in self.ring.shelves for name, each in shelf.notes.items() if name != "slots"]
+        stores = [
+            each.room for state in self.ring.held[1].layers for each in state.values() if isinstance(each, Growing)
+        ]
+        return [each.data_ptr() for each in (*self.ring.chosen, *notes, *stores)]
+
+    def __call__(self, forward, ids):
+        if self.addresses is None and self.num_eager >= RECORD_AFTER:
+            self.addresses = self.reads()
+        elif self.addresses is not None:
+            assert self.reads() == self.addresses
+            self.seen.append(self.num_eager)
+        output, self.num_eager = forward(ids), self.num_eager + 1
+        assert self.addresses in (None, self.reads())
+        return output
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+def test_what_recorded_look_ups_read_stays_where_it_is(policy, monkeypatch):
+    model, ids, seen = make_model(), tokens(rows(policy), 118), []  # in a longer one events tie
+    make = FarRing.__init__
+
+    def watched(ring, *inputs):
+        make(ring, *inputs)
+        ring.looked_up = Watched(ring, seen)
+
+    monkeypatch.setattr(FarRing, "__init__", watched)
+    monkeypatch.setattr(
+        FarRing, "can_record", property(lambda ring: ring.known is not None, lambda ring, can: None), False
+    )
+    ends = []
+    for each in (plain(policy), policy):
+        with each.attach(model) as memory, torch.no_grad():
+            memory.read(ids[:, :30])
+            kept, steps = memory.memory, []
+            steps.append(one_by_one(model, ids[:, 30:60], memory))
+            apart = kept.copy()
+            for cache, start, end in ((kept, 60, 80), (apart, 60, 90), (kept, 80, 90)):  # two memories take turns
+                steps.append(one_by_one(model, ids[:, start:end], memory, cache))
+            steps.append(model(ids[:, 90:97], cache=kept).logits)
+            steps.append(one_by_one(model, ids[:, 97:], memory, kept))
+            ends.append(torch.cat(steps, dim=1))
+    assert (ends[0] - ends[1]).abs().max() < 1e-5
+    assert seen
+
+
+def test_what_is_kept_before_a_step_is_not_overwritten_by_it():
+    model, ids, policy = make_model(), tokens(1, 60), POLICIES[4]
+    with policy.attach(model) as memory, torch.no_grad():
+        memory.read(ids[:, :30])
+        one_by_one(model, ids[:, 30:40], memory)
+        before = memory.memory.checkpoint()
+        chosen = [state["chosen"] for state in memory.memory.units[0].layers]
+        was = [each.clone() for each in chosen]
+        wanted = one_by_one(model, ids[:, 40:60], memory)
+        assert all(torch.equal(each, other) for each, other in zip(chosen, was, strict=True))
+        memory.memory.restore(before)
+        assert torch.equal(one_by_one(model, ids[:, 40:60], memory), wanted)
 
 
 def test_what_is_on_the_shelf_is_not_copied_again():

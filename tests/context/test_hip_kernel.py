@@ -85,5 +85,5 @@ def test_dense_layers_on_the_gpu(heads, dtype):
     with HiP(num_dense_layers=2, chunk_tokens=40).attach(model) as memory:
         ours = logits_of(model, ids[:, :88])
         last = [logits_of(model, ids[:, at : at + 1], cache=memory.memory) for at in (88, 89)]
-    within = 1e-3 if dtype == torch.float32 else 0.1
+    within = 1e-3 if dtype == torch.float32 else 0.2
     torch.testing.assert_close(torch.cat([ours, *last], dim=1).float(), plain, atol=within, rtol=within)

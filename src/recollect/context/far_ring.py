@@ -124,6 +124,7 @@ class FarRing(Room):
         if self._left is None or self._left[0]() is not unit or self._left[1] != unit.num_read:
             for shelf in self.shelves:
                 shelf.notes.clear()
+            self.looked_up.forget()  # it overwrites the notes
         self.looked_at = looked_up_at(unit.layers[0])
         if self.looked_at is not None and unit.num_read - self.looked_at >= self.policy.look_up_tokens:
             self.looked_at = None
@@ -142,7 +143,8 @@ class FarRing(Room):
             keys[:, :, near] = layer.rotate(state["keys"][:, :, self.num_waiting :], places, self.window + self.run)
             values[:, :, near] = state["values"][:, :, self.num_waiting :]
             self.mass[index, ..., : self.window] = state["mass"][..., self.num_waiting :]
-            self.chosen[index] = known = _own(state["chosen"]) if "chosen" in state else None
+            self._keep_chosen(index, state.get("chosen"))
+            known = self.chosen[index]
             if self.looked_at is not None and known is not None:
                 self.policy.fetch_into(layer, self.shelves[index], known)
         self.mass[..., self.window :] = 0
@@ -158,7 +160,9 @@ class FarRing(Room):
             state["values"] = torch.cat([state["values"], values], dim=2)
             mass = self.mass[index, ..., : self.window + n]
             state["mass"] = torch.cat([state["mass"][..., : self.num_waiting], mass], dim=2)
-            note_look_up(state, self.chosen[index], self.looked_at if self.policy.look_up_tokens > 1 else None)
+            chosen = self.chosen[index]  # which the next run overwrites
+            at = self.looked_at if self.policy.look_up_tokens > 1 else None
+            note_look_up(state, None if chosen is None else chosen.clone(), at)
         for name, number in self.tally.items():
             if count := int(number):
                 unit.counts[name] = unit.counts.get(name, 0) + count
@@ -209,14 +213,10 @@ class FarRing(Room):
         assert self.held is not None
         layer, shelf = self._layer(self.held[1], index), self.shelves[index]
         if self.looking:
-            before = self.chosen[index]
-            chosen = self.policy.choose(layer, queries, before)
+            chosen = self.policy.choose(layer, queries, self.chosen[index])
             assert chosen is not None  # as `can_run` said
             self.policy.fetch_into(layer, shelf, chosen)
-            if before is not None and before.shape == chosen.shape:
-                before.copy_(chosen)
-            else:
-                self.chosen[index] = _own(chosen)
+            self._keep_chosen(index, chosen)
         H, cut, keys_here, values_here = queries.shape[1], self.far, self.keys[index], self.values[index]
         both = torch.cat([queries, keys], dim=1).expand(-1, -1, 2, -1)
         turned = self.rotary.turned(both, *self.angles)  # near, and far
@@ -245,12 +245,17 @@ class FarRing(Room):
             self.policy.credit(layer, shelf, self.gained[index, ..., self.first : cut - self.run])
         return output
 
+    def _keep_chosen(self, index: int, chosen: Tensor | None) -> None:
+        """Note what layer `index` found, [B, n], where a recorded look-up reads it."""
+        before = self.chosen[index]
+        if before is not None and chosen is not None and before.shape == chosen.shape:
+            before.copy_(chosen)
+        elif before is not None or chosen is not None:
+            with torch.inference_mode(False):  # else it could not be overwritten outside of that mode
+                self.chosen[index] = None if chosen is None else chosen.clone()
+            self.looked_up.forget()
+
     def nbytes(self) -> int:
         """Bytes on the device."""
         return sum(each.nbytes for each in (self.keys, self.values, self.new, self.mass, self.gained, self.seen))
 
-
-def _own(x: Tensor) -> Tensor:
-    """A copy that can be overwritten in whatever mode."""
-    with torch.inference_mode(False):
-        return x.clone()

@@ -33,8 +33,8 @@ class Recorded:
         return self._graph is not None
 
     def forget(self) -> None:
-        """Let go of the graph; the next call records anew."""
-        self._graph = None
+        """Let go of the graph; the next call makes anew what has changed, and the one after it records."""
+        self._graph, self.num_eager = None, min(self.num_eager, RECORD_AFTER - 1)
 
     def __call__(self, forward: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
         """What `forward(ids)` returns."""
@@ -56,12 +56,12 @@ class Recorded:
 
     def _record(self, forward: Callable[[Tensor], Tensor], ids: Tensor) -> None:
         """Record a call; nothing is computed yet. The memory of the graph is its own."""
-        self._ids, graph = ids.clone(), torch.cuda.CUDAGraph()
+        self._ids, graph, pool = ids.clone(), torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         try:
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 self._output = forward(self._ids)
         except BaseException:
-            abandon(graph.pool(), ids.device)
+            abandon(pool, ids.device)
             raise
         self._graph = graph
 
