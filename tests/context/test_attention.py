@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recollect.context.attention import Part, Window, attend, attend_fused, attend_in_pieces, band, sink_window
+from recollect.context.attention import Band, Part, Window, attend, attend_fused, attend_in_pieces, sink_window
 from recollect.context.cache import Layer
 
 
@@ -82,8 +82,19 @@ def test_parts_with_equal_queries_are_one_attention():
 
 def test_the_band_by_hand():
     expected = [[1, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 1, 1]]
-    assert band(3, 5, 3, torch.device("cpu")).int().tolist() == expected
-    assert band(2, 3, None, torch.device("cpu")).int().tolist() == [[1, 1, 0], [1, 1, 1]]
+    device = torch.device("cpu")
+    assert Band(2, most=3).tensor(3, 5, device).int().tolist() == expected
+    assert Band(1).tensor(2, 3, device).int().tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert Band(4, least=3).tensor(2, 4, device).int().tolist() == [[1, 1, 0, 0], [1, 1, 1, 0]]
+
+
+def test_the_keys_in_a_band_are_counted():
+    for ahead in range(-3, 9):
+        for least in range(4):
+            for most in (least + 1, least + 3, 1 << 30):
+                band = Band(ahead, least, most)
+                seen = band.tensor(5, 6, torch.device("cpu"))
+                assert [band.count(query, 6) for query in range(5)] == seen.sum(dim=1).tolist()
 
 
 def test_the_keys_a_query_looks_at_are_counted():

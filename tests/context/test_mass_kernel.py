@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from recollect.context.attention import Part, attend, attend_with_mass, band
+from recollect.context.attention import Band, Part, attend, attend_with_mass
 from recollect.context.em_llm import EMLLM
 from recollect.context.far import copy_tokens
 from recollect.context.infllm import InfLLM
@@ -50,7 +50,9 @@ def exact(parts: list[Part], **changes) -> tuple[torch.Tensor, list[torch.Tensor
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_parts_and_what_their_keys_got(shape, dtype, monkeypatch):
     B, H, G, T, S, D = shape
-    masks = [band(T, S, 40, torch.device(DEVICE)), None, random(B, 1, 1, S, dtype=torch.float32, seed=9) > 0]
+    ragged = random(T, S, dtype=torch.float32, seed=8) > 0
+    some = random(B, 1, 1, S, dtype=torch.float32, seed=9) > 0
+    masks = [Band(S - T, most=40), None, some, Band(S - T, least=30), ragged, Band(0, most=9)]
     parts = [
         Part(*(random(B, *each, D, dtype=dtype, seed=3 * number + n) for n, each in enumerate(((H, T), (G, S), (G, S)))), mask)
         for number, mask in enumerate(masks)

@@ -17,8 +17,10 @@ from .test_attention import make_layer
 D = 8
 
 
-def turn(x: torch.Tensor, positions: torch.Tensor, length: int = 0) -> torch.Tensor:
+def turn(x: torch.Tensor, positions: torch.Tensor | slice, length: int = 0) -> torch.Tensor:
     """Rotary positions by complex numbers: channel j turns with channel j + D / 2."""
+    if isinstance(positions, slice):
+        positions = torch.arange(length)[positions]
     angles = positions.float()[:, None] * 10.0 ** -torch.arange(D // 2)
     turned = torch.complex(*x.chunk(2, dim=-1)) * torch.polar(torch.ones_like(angles), angles)
     return torch.cat([turned.real, turned.imag], dim=-1)

@@ -31,13 +31,43 @@ class Part:
     """Keys that stand in one frame of positions, and the queries turned for that frame.
 
     queries [B, H, T, D] and keys [B, G, S, D] are rotated; values [B, G, S, D]; mask [.., T, S], broadcast to
-    [B, H, T, S], is True where a query may look (None: everywhere).
+    [B, H, T, S], is True where a query may look (None: everywhere), or a `Band`.
     """
 
     queries: Tensor
     keys: Tensor
     values: Tensor
-    mask: Tensor | None = None
+    mask: Tensor | Band | None = None
+
+    def mask_tensor(self) -> Tensor | None:
+        """The mask, written out."""
+        if isinstance(self.mask, Band):
+            return self.mask.tensor(self.queries.shape[2], self.keys.shape[2], self.keys.device)
+        return self.mask
+
+
+FARTHEST = 1 << 30  # no two tokens are so far apart
+
+
+@dataclass(frozen=True)
+class Band:
+    """The mask of queries that see by distance: query t sees key s if `least` <= `ahead` + t - s < `most`."""
+
+    ahead: int  # how far the first query stands behind the first key
+    least: int = 0
+    most: int = FARTHEST
+
+    def tensor(self, num_queries: int, num_keys: int, device: torch.device) -> Tensor:
+        """[T, S], True where a query may look."""
+        row = torch.arange(self.ahead, self.ahead + num_queries, device=device)[:, None]
+        distance = row - torch.arange(num_keys, device=device)
+        seen = distance >= self.least
+        return seen if self.most == FARTHEST else seen & (distance < self.most)
+
+    def count(self, query: int, num_keys: int) -> int:
+        """How many of the keys a query sees."""
+        at = self.ahead + query
+        return max(0, min(num_keys, at - self.least + 1) - max(0, at - self.most + 1))
 
 
 @dataclass(frozen=True)
@@ -61,8 +91,8 @@ def logits(part: Part, scaling: float, softcap: float | None = None) -> Tensor:
     scores = (grouped @ part.keys.transpose(-1, -2)).view(B, H, T, -1) * scaling
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    scores = scores.float()
-    return scores if part.mask is None else scores.masked_fill(~part.mask, torch.finfo(scores.dtype).min)
+    scores, mask = scores.float(), part.mask_tensor()
+    return scores if mask is None else scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
 
 
 def joint_softmax(
@@ -95,20 +125,18 @@ def attend_with_mass(parts: Iterable[Part], layer: Layer) -> tuple[Tensor, Calla
     """
     given: list[Part] = []
     kernel: Any = None
-    found: list[tuple[Tensor, Tensor]] = []
+    so_far: tuple[Tensor, Tensor] | None = None
     for part in parts:
         if not given:
             kernel = mass_kernel(part.queries, layer)
         given.append(part)
         if kernel:
-            found.append(kernel.part_attention(part.queries, part.keys, part.values, part.mask, layer.scaling))
-    if not kernel:
+            so_far = kernel.part_attention(part.queries, part.keys, part.values, part.mask, layer.scaling, so_far)
+    if so_far is None:
         output, weights = attend(given, layer)
         return output, lambda n: weights[n].detach().sum(dim=2)
     layer.count(given)
-    sums = torch.logsumexp(torch.stack([each for _, each in found]), dim=0)
-    output = sum(output * (each - sums).exp()[..., None] for output, each in found)
-    assert isinstance(output, Tensor)
+    output, sums = so_far
 
     def mass(n: int) -> Tensor:
         return kernel.part_mass(given[n].queries, given[n].keys, given[n].mask, sums, layer.scaling)
@@ -140,9 +168,10 @@ def attend_in_pieces(parts: Sequence[Part], layer: Layer, piece_tokens: int = 81
     top = parts[0].queries.new_full((B, H, T, 1), -torch.inf, dtype=torch.float32)
     total, output = torch.zeros_like(top), torch.zeros_like(top)
     for part in parts:
+        whole = part.mask_tensor()
         for start in range(0, part.keys.shape[2], piece_tokens):
             cut = slice(start, start + piece_tokens)
-            mask = None if part.mask is None else part.mask[..., cut]
+            mask = None if whole is None else whole[..., cut]
             scores = logits(Part(part.queries, part.keys[:, :, cut], part.values, mask), layer.scaling, layer.softcap)
             highest = torch.maximum(top, scores.amax(dim=-1, keepdim=True))
             weights, fade = (scores - highest).exp(), (top - highest).exp()
@@ -167,8 +196,8 @@ def attend_fused(parts: Sequence[Part], layer: Layer) -> Tensor:
     if any(part.mask is not None for part in parts):
         T, device = queries.shape[2], queries.device
         masks = [
-            torch.ones(T, size, dtype=torch.bool, device=device) if part.mask is None else part.mask
-            for part, size in zip(parts, sizes, strict=True)
+            torch.ones(T, size, dtype=torch.bool, device=device) if mask is None else mask
+            for mask, size in zip([part.mask_tensor() for part in parts], sizes, strict=True)
         ]
         shape = torch.broadcast_shapes(*(each.shape[:-1] for each in masks))
         mask = torch.cat([each.expand(*shape, size) for each, size in zip(masks, sizes, strict=True)], dim=-1)
@@ -181,13 +210,6 @@ def attend_fused(parts: Sequence[Part], layer: Layer) -> Tensor:
         scale=layer.scaling,
         enable_gqa=queries.shape[1] != keys.shape[1],
     )
-
-
-def band(num_queries: int, num_keys: int, window: int | None, device: torch.device) -> Tensor:
-    """Mask [T, S] of queries that are the last of the S keys: causal, and at a distance below `window`."""
-    row = torch.arange(num_keys - num_queries, num_keys, device=device)[:, None]
-    distance = row - torch.arange(num_keys, device=device)
-    return distance >= 0 if window is None else (distance >= 0) & (distance < window)
 
 
 def tail(x: Tensor, length: int) -> Tensor:
@@ -215,10 +237,9 @@ def sink_window(layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, win
             for old, new in zip(known, (keys, values), strict=True)
         )
     S = keys.shape[2]
-    places = torch.arange(S, device=device)
-    turned = layer.rotate(queries, places[S - T :], S)
-    near = band(T, S, length, device) if T > 1 else None
-    parts = [Part(turned, layer.rotate(keys, places, S), values, near)]
+    turned = layer.rotate(queries, slice(S - T, S), S)
+    near = Band(S - T, most=length) if T > 1 else None
+    parts = [Part(turned, layer.rotate(keys, slice(S), S), values, near)]
     if window.place_sinks is not None and num_sinks and seen + T > length:
         stream = torch.arange(seen, seen + T, device=device)
         sinks = torch.arange(state["sink_keys"].shape[2], device=device)

@@ -79,10 +79,15 @@ class Layer:
 
     def count(self, parts: Sequence[Part]) -> None:
         """Note how many keys the chunk's last query may look at; the greatest number is reported by `stats`."""
-        num = torch.zeros((), dtype=torch.long, device=parts[0].keys.device)
+        num: int | Tensor = 0
         for part in parts:
-            num = num + (part.keys.shape[2] if part.mask is None else part.mask[..., -1, :].sum(-1).max())
-        self.attended(num)
+            if isinstance(part.mask, Tensor):
+                num = num + part.mask[..., -1, :].sum(-1).max()
+            elif part.mask is None:
+                num = num + part.keys.shape[2]
+            else:
+                num = num + part.mask.count(part.queries.shape[2] - 1, part.keys.shape[2])
+        note_attended(self.counts, num)
 
     def add(self, **numbers: int | Tensor) -> None:
         """Add to what `stats` reports under these names; tensors have no dimensions."""
@@ -92,10 +97,17 @@ class Layer:
             else:
                 self.counts[name] = self.counts.get(name, 0) + number
 
-    def attended(self, num: Tensor) -> None:
-        """Note that a query may look at `num` keys, a tensor without dimensions."""
-        known = self.counts.get("attended_tokens")
-        self.counts["attended_tokens"] = num if known is None else torch.maximum(known.to(num.device), num)
+
+def note_attended(counts: dict[str, Any], num: int | Tensor) -> None:
+    """Note that a query may look at `num` keys; a tensor, which stays where it is, has no dimensions."""
+    known = counts.get("attended_tokens", 0)
+    if isinstance(known, Tensor) and isinstance(num, Tensor):
+        known = torch.maximum(known.to(num.device), num)
+    elif isinstance(known, Tensor):
+        known = known.clamp(min=num)
+    else:
+        known = num.clamp(min=known) if isinstance(num, Tensor) else max(known, num)
+    counts["attended_tokens"] = known
 
 
 @dataclass
@@ -292,7 +304,7 @@ class MemoryCache(Cache):
             number, place, name = key.split(".", 1)[0], *key.split(".", 1)[1].rsplit(".", 1)
             state = dict(self.units[int(number)].states())[place]
             tensor = tensor if name.startswith(HOST) else tensor.to(device)
-            state[name] = Growing(tensor) if key in about["growing"] else tensor
+            state[name] = Growing(tensor, name.startswith(HOST)) if key in about["growing"] else tensor
 
     # What transformers asks of a cache.
 

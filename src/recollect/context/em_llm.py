@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.nn.utils.rnn import pad_sequence
 
 from recollect.context.cache import Layer, State, Unit, append
 from recollect.context.events import Metric, adjacency, pieces, refine, surprising
@@ -271,16 +270,16 @@ class EMLLM(BlockMemory):
             self.min_event_tokens,
             self.max_event_tokens,
         )
-        packed = sum(lengths)
+        packed, device = sum(lengths), full[0]["keys"].device
         if packed:
-            append(shared, "events", torch.tensor([lengths], dtype=torch.int32, device=full[0]["keys"].device))
-        for state in full if packed else ():
-            keys, values, mass = (x.detach() for x in leave(state, packed))
-            store_far(state, keys, values)
-            vectors = representative(
-                _rows(keys, lengths, 0.0), _rows(mass, lengths, -torch.inf), self.num_representatives
-            )
-            append(state, "representatives", vectors[None])
+            append(shared, "events", torch.tensor([lengths], dtype=torch.int32, device=device))
+            tokens, padding = (each.to(device) for each in _rows(lengths))
+            for state in full:
+                keys, values, mass = (x.detach() for x in leave(state, packed))
+                store_far(state, keys, values)
+                rows = keys[0][:, tokens].transpose(0, 1)  # [N, G, L, D]
+                got = mass[0][:, tokens].masked_fill(padding, -torch.inf).transpose(0, 1)
+                append(state, "representatives", representative(rows, got, self.num_representatives)[None])
         shared["host_surprise"], shared["host_opens"] = known[packed:][None], opens[packed:][None]
 
     def report(self, unit: Unit) -> dict[str, Any]:
@@ -309,7 +308,8 @@ def _padded(events: Tensor, num: int) -> Tensor:
     return pad(events[:num], (0, max(0, num - len(events))), value=-1)
 
 
-def _rows(x: Tensor, lengths: list[int], padding: float) -> Tensor:
-    """The events of `x` [1, G, S, ...] as rows [N, G, L, ...], padded to the longest."""
-    parts = [part.transpose(0, 1) for part in x[0].split(lengths, dim=1)]
-    return pad_sequence(parts, batch_first=True, padding_value=padding).transpose(1, 2)
+def _rows(lengths: list[int]) -> tuple[Tensor, Tensor]:
+    """(tokens of N events that lie one behind the other, [N, L], which of them are padding), as long as the longest."""
+    sizes, place = torch.tensor(lengths), torch.arange(max(lengths))
+    tokens = (sizes.cumsum(0) - sizes)[:, None] + place
+    return tokens.clamp(max=sum(lengths) - 1), place >= sizes[:, None]

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from recollect.context.attention import Part, attend_with_mass, band, kernels
+from recollect.context.attention import Band, Part, attend_with_mass, kernels
 from recollect.context.cache import Layer, State, Unit, append
 from recollect.context.growing import Growing
 from recollect.context.policy import ContextMemory
@@ -64,7 +64,7 @@ class BlockMemory(ContextMemory):
         vectors = layer.state.get("representatives")
         if vectors is None:
             return None
-        mean = far_queries(layer, queries, self.window_tokens).mean(dim=2).flatten(1)  # [B, H * D]
+        mean = far_queries(layer, queries.mean(dim=2, keepdim=True), self.window_tokens).flatten(1)  # [B, H * D]
         held = vectors.tensor if layer.known is None else vectors.room
         found = (held.to(mean) @ mean[..., None])[..., 0]
         return found if layer.known is None else found.masked_fill(beyond(layer.known, found), -torch.inf)
@@ -151,20 +151,19 @@ def near_and_far(
     if known:
         keys = torch.cat([state["keys"].to(keys), keys], dim=2)  # the model may have been moved
         values = torch.cat([state["values"].to(values), values], dim=2)
-    R, device = keys.shape[2], keys.device
-    places = torch.arange(R, device=device)
+    R = keys.shape[2]
     any_fetched = False
 
     def parts() -> Iterator[Part]:
-        turned, far = layer.rotate(queries, places[R - T :], R), far_queries(layer, queries, window)
-        yield Part(turned, layer.rotate(keys, places, R), values, band(T, R, window, device))
+        turned, far = layer.rotate(queries, slice(R - T, R), R), far_queries(layer, queries, window)
+        yield Part(turned, layer.rotate(keys, slice(R), R), values, Band(R - T, most=window))
 
-        def placed(far_keys: Tensor, far_values: Tensor, mask: Tensor | None) -> Part:
+        def placed(far_keys: Tensor, far_values: Tensor, mask: Band | None) -> Part:
             return Part(far, place_keys(layer, far_keys.to(keys), 0, window - 1), far_values.to(keys), mask)
 
         if window < R:  # recent, but beyond the window of some query of the chunk
-            left = slice(0, R - window)
-            yield placed(keys[:, :, left], values[:, :, left], places[R - T :, None] - places[left] >= window)
+            left = slice(R - window)
+            yield placed(keys[:, :, left], values[:, :, left], Band(R - T, least=window))
         if "first_keys" in state:
             yield placed(state["first_keys"], state["first_values"], None)
         fetched = fetch()
@@ -183,8 +182,7 @@ def near_and_far(
 
 def far_queries(layer: Layer, queries: Tensor, window: int) -> Tensor:
     """Queries [B, H, T, D] turned to the one distance at which far keys stand: the far end of the window."""
-    at = torch.full((queries.shape[2],), window - 1, device=queries.device)
-    return layer.rotate(queries, at, window)
+    return layer.rotate(queries, slice(window - 1, window), window)
 
 
 def place_keys(layer: Layer, keys: Tensor, start: int, distance: int | None) -> Tensor:
@@ -192,18 +190,18 @@ def place_keys(layer: Layer, keys: Tensor, start: int, distance: int | None) -> 
 
     That is their true position, or with a `distance` 0, and `distance` is how far away all of them seem to be.
     """
-    at = torch.arange(start, start + keys.shape[2], device=keys.device)
     if distance is None:
-        return layer.rotate(keys, at, start + keys.shape[2])
-    return layer.rotate(keys, torch.zeros_like(at), distance + 1)
+        end = start + keys.shape[2]
+        return layer.rotate(keys, slice(start, end), end)
+    return layer.rotate(keys, slice(1), distance + 1)
 
 
 def place_queries(layer: Layer, queries: Tensor, start: int, distance: int | None) -> Tensor:
     """Queries [B, H, T, D] of the tokens from `start` on, turned to meet what `place_keys` placed."""
-    at = torch.arange(start, start + queries.shape[2], device=queries.device)
     if distance is None:
-        return layer.rotate(queries, at, start + queries.shape[2])
-    return layer.rotate(queries, torch.full_like(at, distance), distance + 1)
+        end = start + queries.shape[2]
+        return layer.rotate(queries, slice(start, end), end)
+    return layer.rotate(queries, slice(distance, distance + 1), distance + 1)
 
 
 def leave(state: State, length: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -259,5 +257,6 @@ def representative(keys: Tensor, mass: Tensor, num: int) -> Tensor:
     found = mass.topk(min(num, S), dim=-1)
     real = (found.values > -torch.inf)[..., None].to(keys.dtype)
     best = found.indices[..., None].expand(-1, -1, -1, keys.shape[-1])
-    chosen = keys.repeat_interleave(H // keys.shape[1], dim=1).gather(2, best)
+    heads = keys[:, :, None].expand(-1, -1, H // keys.shape[1], -1, -1).flatten(1, 2)
+    chosen = heads.gather(2, best)
     return ((chosen * real).sum(dim=2) / real.sum(dim=2)).reshape(B, -1)

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from recollect.context.attention import mass_kernel
-from recollect.context.cache import Layer, Unit
+from recollect.context.cache import Layer, Unit, note_attended
 from recollect.context.far import BlockMemory, looked_up_at, note_look_up, place_keys
 from recollect.context.growing import Growing
 from recollect.context.in_place import Room
@@ -87,7 +87,9 @@ class FarRing(Room):
         self.looking = False  # whether this step looks up
         self.looked_up, self.can_record = Recorded(), False  # steps that do
         self.known: Tensor | None = None  # `num_known` if there are enough to record look-ups
-        self.rooms: list[int] = []  # where what is looked among lies, as the recorded steps know it
+        self.rooms: list[
+            tuple[int, int]
+        ] = []  # where what is looked among lies, and its length, as the recorded steps know them
         self.chosen: list[Tensor | None] = [None] * L
         self.looked_at: int | None = None  # tokens read before the last look-up
         self._left: tuple[weakref.ref[Unit], int] | None = (
@@ -114,7 +116,7 @@ class FarRing(Room):
         self.num_known.fill_(number)
         self.known = self.num_known if number >= self.policy.least_known else None
         self.can_record = self.known is not None and self.policy.on_gpu_alone(unit)
-        before, self.rooms = self.rooms, [each.room.data_ptr() for each in grown]
+        before, self.rooms = self.rooms, [(each.room.data_ptr(), each.room.shape[1]) for each in grown]
         if before != self.rooms:
             self.looked_up.forget()
 
@@ -131,7 +133,6 @@ class FarRing(Room):
         self._left, self.num_steps, self.num_waiting = None, 0, unit.layers[0]["keys"].shape[2] - self.window
         self.waiting.fill_(self.num_waiting)
         near = slice(self.far, self.far + self.window)
-        places = torch.arange(self.window, device=self.place.device)
         for index, state in enumerate(unit.layers):
             layer, keys, values = self._layer(unit, index), self.keys[index], self.values[index]
             if self.first:
@@ -140,7 +141,9 @@ class FarRing(Room):
             leaving = slice(self.far - self.run, self.far)
             keys[:, :, leaving] = place_keys(layer, state["keys"][:, :, : self.run], 0, self.window - 1)
             values[:, :, leaving] = state["values"][:, :, : self.run]
-            keys[:, :, near] = layer.rotate(state["keys"][:, :, self.num_waiting :], places, self.window + self.run)
+            keys[:, :, near] = layer.rotate(
+                state["keys"][:, :, self.num_waiting :], slice(self.window), self.window + self.run
+            )
             values[:, :, near] = state["values"][:, :, self.num_waiting :]
             self.mass[index, ..., : self.window] = state["mass"][..., self.num_waiting :]
             self._keep_chosen(index, state.get("chosen"))
@@ -200,7 +203,7 @@ class FarRing(Room):
         else:
             output = self.recorded(forward, ids)
         self.mass += self.gained[..., self.far :]
-        self._layer(unit, 0).attended(self.seen.sum(dim=-1).max())
+        note_attended(unit.counts, self.seen.sum(dim=-1).max())
         self.policy.after_step(unit, ids, output)
         self.num_steps += 1
         self.place += 1
@@ -258,4 +261,3 @@ class FarRing(Room):
     def nbytes(self) -> int:
         """Bytes on the device."""
         return sum(each.nbytes for each in (self.keys, self.values, self.new, self.mass, self.gained, self.seen))
-

@@ -28,8 +28,8 @@ from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
-from recollect.context.attention import Part, attend_fused, band, joint_softmax, kernels, logits, tail
-from recollect.context.cache import Layer, append
+from recollect.context.attention import Band, Part, attend_fused, joint_softmax, kernels, logits, tail
+from recollect.context.cache import Layer, append, note_attended
 from recollect.context.far import place_keys, place_queries
 from recollect.context.policy import ContextMemory
 from recollect.errors import InvalidInput
@@ -96,8 +96,7 @@ class HiP(ContextMemory):
             return _dense(layer, far_queries)
         recent = torch.cat([state["recent"], keys], dim=2) if "recent" in state else keys
         R = recent.shape[2]
-        places = torch.arange(R, device=keys.device)
-        near_queries, near_keys = layer.rotate(queries, places[R - T :], R), layer.rotate(recent, places, R)
+        near_queries, near_keys = layer.rotate(queries, slice(R - T, R), R), layer.rotate(recent, slice(R), R)
         reach = self.window_tokens + self.num_sink_tokens + self.key_block_tokens + self.refresh_tokens
         state["recent"] = tail(recent, reach).detach()
         if T == 1 and "chosen" in state and start % self.refresh_tokens:
@@ -109,7 +108,7 @@ class HiP(ContextMemory):
             if T == 1:
                 state["chosen"], state["host_end"] = chosen, ends.expand(len(queries)).clone()
         near = start + T - int(ends[-1]) * self.key_block_tokens
-        layer.attended((chosen[:, :, -1] >= 0).sum(-1).max() * self.key_block_tokens + near)
+        note_attended(layer.counts, (chosen[:, :, -1] >= 0).sum(-1).max() * self.key_block_tokens + near)
         kernel = kernels("hip_kernel", keys.device) if layer.softcap is None and not layer.dropout else None
         run = kernel.block_attention if kernel else block_attention
         return run(
@@ -226,7 +225,7 @@ def block_attention(
             near_queries[:, :, rows],
             near_keys[:, :, begin - S + R : stop - S + R],
             values[:, begin:stop].transpose(1, 2),
-            band(rows.stop - rows.start, stop - begin, None, keys.device),
+            Band(stop - begin - (rows.stop - rows.start)),
         )
         parts = (far, near)
         scores = [logits(part, scaling, softcap) for part in parts]
@@ -243,9 +242,9 @@ def _dense(layer: Layer, queries: Tensor) -> Tensor:
     """Attention of the last T tokens to everything; no mask is made on a GPU."""
     keys, values = (layer.state[name].tensor.transpose(1, 2) for name in ("keys", "values"))
     T, S = queries.shape[2], keys.shape[2]
-    layer.attended(torch.tensor(S))
+    note_attended(layer.counts, S)
     if layer.softcap is not None:
-        return attend_fused([Part(queries, keys, values, band(T, S, None, keys.device))], layer)
+        return attend_fused([Part(queries, keys, values, Band(S - T))], layer)
     return scaled_dot_product_attention(
         queries,
         keys,

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from recollect.context.attention import Part, attend_fused, band
+from recollect.context.attention import Band, Part, attend_fused
 from recollect.context.cache import Layer, append
 from recollect.context.policy import ContextMemory
 from recollect.errors import InvalidInput
@@ -109,9 +109,8 @@ class LongGen(ContextMemory):
             append(layer.state, name, new.transpose(1, 2))
         keys, values = (layer.state[name].tensor.transpose(1, 2) for name in ("keys", "values"))
         S = keys.shape[2]
-        places = torch.arange(S, device=keys.device)
-        turned = layer.rotate(queries, places[S - T :], S)
-        return attend_fused([Part(turned, layer.rotate(keys, places, S), values, band(T, S, None, keys.device))], layer)
+        turned = layer.rotate(queries, slice(S - T, S), S)
+        return attend_fused([Part(turned, layer.rotate(keys, slice(S), S), values, Band(S - T))], layer)
 
 
 def raise_rope_base(model: Any, length: int, base: float | None = None) -> None:

@@ -3,9 +3,9 @@
 Imported on a GPU only. The specifications: `attention.attend_with_mass` of `part_attention` and `part_mass`, the plain form in
 `FarRing.attend` of `step_attention`, and `far.copy_tokens` of `copy_tokens`.
 
-A chunk goes through each part by a running softmax, which gives an output and the logarithm of the sum below it; the parts
-are joined by those sums, and what a key got is worked out from its scores once more, so that weights are never stored. A single
-token has too few queries to fill a GPU: its keys are split, and a second kernel joins what the splits found.
+A chunk goes through the parts, one after the other, by one running softmax, which gives an output and the logarithm of the sum
+below it; what a key got is worked out from its scores once more, so that weights are never stored. A single token has too few
+queries to fill a GPU: its keys are split, and a second kernel joins what the splits found.
 """
 
 # pyright: reportMissingImports=false, reportIndexIssue=false
@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from recollect.context.attention import Band
+
 LOWEST = tl.constexpr(-1e30)
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 SPLIT_KEYS = 512  # of a single token's keys, for one program
@@ -23,21 +25,27 @@ NUM_COPIERS = 256  # programs that read host memory: enough for the bus, and few
 
 
 @triton.jit
-def _seen(mask, row, column, alive, inside, mask_token, MASK: tl.constexpr):
-    """[BM, BN]: which of the keys the queries may see; MASK 0: all, 1: the same ones for all queries, 2: as `mask` says."""
+def _seen(mask, row, column, alive, inside, mask_token, ahead, least, most, MASK: tl.constexpr):
+    """[BM, BN]: which of the keys the queries may see.
+
+    MASK 0: all, 1: the same ones for all queries, 2: as `mask` says, 3: those in a band of distances.
+    """
     if MASK == 1:
         inside = inside & (tl.load(mask + column, inside, other=0) != 0)
     seen = alive[:, None] & inside[None, :]
     if MASK == 2:
         seen = seen & (tl.load(mask + row[:, None] * mask_token + column[None, :], seen, other=0) != 0)
+    if MASK == 3:
+        distance = ahead + row[:, None] - column[None, :]
+        seen = seen & (distance >= least) & (distance < most)
     return seen
 
 
-@triton.jit(do_not_specialize=["H", "G", "T", "S", "mask_row"])
+@triton.jit(do_not_specialize=["H", "G", "T", "S", "mask_row", "ahead", "least", "most"])
 def _attend(
     queries, keys, values, mask, out, sums, scaling, H, G, T, S, D, query_row, query_head, query_token, key_row, key_head,
-    key_token, value_row, value_head, value_token, mask_row, mask_token,
-    MASK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
+    key_token, value_row, value_head, value_token, mask_row, mask_token, ahead, least, most,
+    MASK: tl.constexpr, GOES_ON: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     b, h = (tl.program_id(1) // H).to(tl.int64), tl.program_id(1) % H
     g = h // (H // G)
@@ -48,9 +56,20 @@ def _attend(
         alive[:, None] & wide,
         other=0.0,
     )
-    top, total = tl.full([BM], LOWEST, tl.float32), tl.zeros([BM], tl.float32)
-    output = tl.zeros([BM, BD], tl.float32)
-    for start in range(0, S, BN):
+    place = tl.program_id(1).to(tl.int64) * T + row
+    if GOES_ON:
+        top = tl.load(sums + place, alive, other=LOWEST)
+        total = tl.where(top > LOWEST, 1.0, 0.0)
+        output = tl.load(out + place[:, None] * D + d[None, :], alive[:, None] & wide, other=0.0)
+    else:
+        top, total = tl.full([BM], LOWEST, tl.float32), tl.zeros([BM], tl.float32)
+        output = tl.zeros([BM, BD], tl.float32)
+    begin, end = 0, S
+    if MASK == 3:
+        nearest = ahead + tl.program_id(0) * BM  # where the first query stands
+        begin = tl.maximum(nearest - most + 1, 0) // BN * BN
+        end = tl.minimum(tl.maximum(nearest + BM - least, 0), S)
+    for start in range(begin, end, BN):
         column = start + tl.arange(0, BN)
         inside = column < S
         near = inside[:, None] & wide
@@ -58,23 +77,22 @@ def _attend(
         value = tl.load(
             values + b * value_row + g * value_head + column[:, None] * value_token + d[None, :], near, other=0.0
         )
-        seen = _seen(mask + b * mask_row, row, column, alive, inside, mask_token, MASK)
+        seen = _seen(mask + b * mask_row, row, column, alive, inside, mask_token, ahead, least, most, MASK)
         scores = tl.where(seen, tl.dot(query, tl.trans(key), input_precision="ieee") * scaling, LOWEST)
         new = tl.maximum(top, tl.max(scores, 1))
         weights, fade = tl.where(seen, tl.exp(scores - new[:, None]), 0.0), tl.exp(top - new)
         output = output * fade[:, None] + tl.dot(weights.to(value.dtype), value, input_precision="ieee")
         top, total = new, total * fade + tl.sum(weights, 1)
-    place = tl.program_id(1).to(tl.int64) * T + row
     tl.store(
         out + place[:, None] * D + d[None, :], output / tl.where(total > 0, total, 1.0)[:, None], alive[:, None] & wide
     )
     tl.store(sums + place, tl.where(total > 0, top + tl.log(tl.where(total > 0, total, 1.0)), LOWEST), alive)
 
 
-@triton.jit(do_not_specialize=["H", "G", "T", "S", "mask_row"])
+@triton.jit(do_not_specialize=["H", "G", "T", "S", "mask_row", "ahead", "least", "most"])
 def _mass(
     queries, keys, mask, sums, out, scaling, H, G, T, S, D, query_row, query_head, query_token, key_row, key_head,
-    key_token, mask_row, mask_token, MASK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
+    key_token, mask_row, mask_token, ahead, least, most, MASK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     b, h = (tl.program_id(1) // H).to(tl.int64), tl.program_id(1) % H
     g = h // (H // G)
@@ -84,7 +102,12 @@ def _mass(
         keys + b * key_row + g * key_head + column[:, None] * key_token + d[None, :], inside[:, None] & wide, other=0.0
     )
     got = tl.zeros([BN], tl.float32)
-    for start in range(0, T, BM):
+    begin, end = 0, T
+    if MASK == 3:
+        first = tl.program_id(0) * BN - ahead  # the query that stands where the first key does
+        begin = tl.maximum(first + least, 0) // BM * BM
+        end = tl.minimum(tl.maximum(first + BN - 1 + most, 0), T)
+    for start in range(begin, end, BM):
         row = start + tl.arange(0, BM)
         alive = row < T
         query = tl.load(
@@ -92,21 +115,25 @@ def _mass(
             alive[:, None] & wide, other=0.0,
         )  # fmt: skip
         total = tl.load(sums + tl.program_id(1).to(tl.int64) * T + row, alive, other=0.0)
-        seen = _seen(mask + b * mask_row, row, column, alive, inside, mask_token, MASK)
+        seen = _seen(mask + b * mask_row, row, column, alive, inside, mask_token, ahead, least, most, MASK)
         scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scaling
         got += tl.sum(tl.where(seen, tl.exp(scores - total[:, None]), 0.0), 0)
     tl.store(out + tl.program_id(1).to(tl.int64) * S + column, got, inside)
 
 
-def _lying(mask: Tensor | None, like: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, int, int, int]:
-    """A mask [.., T, S] of all heads alike as (bytes, stride of rows, stride of tokens, its kind in `_seen`); shape B, T, S."""
+def _lying(
+    mask: Tensor | Band | None, like: Tensor, shape: tuple[int, int, int]
+) -> tuple[Tensor, tuple[int, ...], int]:
+    """A mask [.., T, S] of all heads alike as (bytes, (strides of rows and tokens, its band), its kind in `_seen`); shape B, T, S."""
     if mask is None:
-        return like, 0, 0, 0
+        return like, (0, 0, 0, 0, 0), 0
+    if isinstance(mask, Band):
+        return like, (0, 0, mask.ahead, mask.least, mask.most), 3
     B, T, S = shape
     mask = mask[:, 0] if mask.ndim == 4 else mask
     mask = mask.expand(B, T, S).view(torch.uint8)
     mask = mask if mask.stride(-1) == 1 else mask.contiguous()
-    return mask, mask.stride(0), mask.stride(1), 2 if mask.stride(1) else 1
+    return mask, (mask.stride(0), mask.stride(1), 0, 0, 0), 2 if mask.stride(1) else 1
 
 
 def _tile(T: int, dtype: torch.dtype) -> dict[str, int]:
@@ -116,35 +143,44 @@ def _tile(T: int, dtype: torch.dtype) -> dict[str, int]:
 
 
 def part_attention(
-    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | Band | None,
+    scaling: float,
+    so_far: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(output [B, H, T, D], logarithm of the sum of the exponents [B, H, T]) of one part, both in float32.
+    """(output [B, H, T, D], logarithm of the sum of the exponents [B, H, T]) of a part, both in float32.
 
-    queries [B, H, T, D], keys and values [B, G, S, D]; mask [.., T, S], the same for all heads.
+    queries [B, H, T, D], keys and values [B, G, S, D]; mask [.., T, S], the same for all heads. `so_far` is what the parts before
+    it gave; it is overwritten, and the result is that of all of them together.
     """
     (B, H, T, D), (G, S) = queries.shape, keys.shape[1:3]
     queries, keys, values = (x if x.stride(-1) == 1 else x.contiguous() for x in (queries, keys, values))
-    mask, mask_row, mask_token, kind = _lying(mask, queries, (B, T, S))
-    out = torch.empty(B, H, T, D, dtype=torch.float32, device=queries.device)
-    sums = torch.empty(B, H, T, dtype=torch.float32, device=queries.device)
+    mask, about, kind = _lying(mask, queries, (B, T, S))
+    if so_far is None:
+        out = torch.empty(B, H, T, D, dtype=torch.float32, device=queries.device)
+        sums = torch.empty(B, H, T, dtype=torch.float32, device=queries.device)
+    else:
+        out, sums = so_far
     tile = _tile(T, queries.dtype)
     _attend[(triton.cdiv(T, tile["BM"]), B * H)](
         queries, keys, values, mask, out, sums, scaling, H, G, T, S, D, *queries.stride()[:3], *keys.stride()[:3],
-        *values.stride()[:3], mask_row, mask_token,
-        MASK=kind, BD=max(16, triton.next_power_of_2(D)), **tile,
+        *values.stride()[:3], *about,
+        MASK=kind, GOES_ON=so_far is not None, BD=max(16, triton.next_power_of_2(D)), **tile,
     )  # fmt: skip
     return out, sums
 
 
-def part_mass(queries: Tensor, keys: Tensor, mask: Tensor | None, sums: Tensor, scaling: float) -> Tensor:
+def part_mass(queries: Tensor, keys: Tensor, mask: Tensor | Band | None, sums: Tensor, scaling: float) -> Tensor:
     """What each key of a part got from all queries, [B, H, S]; `sums` [B, H, T] of all parts together, as above."""
     (B, H, T, D), (G, S) = queries.shape, keys.shape[1:3]
     queries, keys = (x if x.stride(-1) == 1 else x.contiguous() for x in (queries, keys))
-    mask, mask_row, mask_token, kind = _lying(mask, queries, (B, T, S))
+    mask, about, kind = _lying(mask, queries, (B, T, S))
     out = torch.empty(B, H, S, dtype=torch.float32, device=queries.device)
     _mass[(triton.cdiv(S, 64), B * H)](
-        queries, keys, mask, sums.contiguous(), out, scaling, H, G, T, S, D, *queries.stride()[:3], *keys.stride()[:3],
-        mask_row, mask_token, MASK=kind, BD=max(16, triton.next_power_of_2(D)), **_tile(T, queries.dtype),
+        queries, keys, mask, sums, out, scaling, H, G, T, S, D, *queries.stride()[:3], *keys.stride()[:3],
+        *about, MASK=kind, BD=max(16, triton.next_power_of_2(D)), **_tile(T, queries.dtype),
     )  # fmt: skip
     return out
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from recollect.context.attention import Window
+from recollect.context.cache import note_attended
 from recollect.context.in_place import Room
 from recollect.context.rotary import Rotary
 
@@ -72,9 +73,8 @@ class Ring(Room):
     def enter(self, unit: Unit) -> None:
         """Take over a unit's full window."""
         N, W = self.num_sinks, self.window.tokens
-        places = torch.arange(N, N + W, device=self.place.device)
         for index, state in enumerate(unit.layers):
-            turned = self.rotary.rotate(state["window_keys"], places, self.length, self.layer_type)
+            turned = self.rotary.rotate(state["window_keys"], slice(N, N + W), self.length, self.layer_type)
             self.keys[index, :, :, N:], self.values[index, :, :, N:] = turned, state["window_values"]
             if N:
                 self.sinks[index], self.values[index, :, :, :N] = state["sink_keys"], state["sink_values"]
@@ -92,9 +92,7 @@ class Ring(Room):
             for name, added in (("window_keys", keys), ("window_values", self.values[index, :, :, N + new % W])):
                 state[name] = torch.cat([state[name][:, :, len(new) :], added], dim=2)
         unit.num_read += self.num_steps
-        attended = torch.tensor(N + W, device=self.place.device)
-        known = unit.counts.get("attended_tokens")
-        unit.counts["attended_tokens"] = attended if known is None else torch.maximum(known, attended)
+        note_attended(unit.counts, N + W)
 
     def turn(self) -> tuple[Tensor, Tensor]:
         """Turn the sinks of all layers to their distance from this step's token; returns its angles, [1, 1, R] twice."""

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Rotate = Callable[[Tensor, Tensor, int], Tensor]
+Places = Tensor | slice  # positions [S], or a slice of positions; a single one is that of all tokens
+Rotate = Callable[[Tensor, Places, int], Tensor]
 
 
 class Unrotated(nn.Module):
@@ -57,7 +58,7 @@ class Rotary:
         """R: how much of the head is turned."""
         return self._compute(torch.zeros(1), 1, layer_type)[0].shape[-1]
 
-    def rotate(self, x: Tensor, positions: Tensor, length: int, layer_type: str | None = None) -> Tensor:
+    def rotate(self, x: Tensor, positions: Places, length: int, layer_type: str | None = None) -> Tensor:
         """`x` [B, H, S, D] turned to `positions` [S], each from 0 to `length` - 1.
 
         Scalings that depend on the length of the input (dynamic, LongRoPE) see `length`, so queries and keys that meet
@@ -65,13 +66,13 @@ class Rotary:
         """
         return self.turned(x, *self.angles(x, positions, length, layer_type))
 
-    def rotate_back(self, x: Tensor, positions: Tensor, length: int, layer_type: str | None = None) -> Tensor:
+    def rotate_back(self, x: Tensor, positions: Places, length: int, layer_type: str | None = None) -> Tensor:
         """What `rotate` made `x` [B, H, S, D] of, up to rounding."""
         cos, sin = self.angles(x, positions, length, layer_type)
         scale = cos * cos + sin * sin  # not 1 where a scaling stretches the vectors too
         return self.turned(x, cos / scale, -sin / scale)
 
-    def angles(self, x: Tensor, positions: Tensor, length: int, layer_type: str | None = None) -> tuple[Tensor, Tensor]:
+    def angles(self, x: Tensor, positions: Places, length: int, layer_type: str | None = None) -> tuple[Tensor, Tensor]:
         """(cosines, sines) [1, S, R] of `positions` [S], each from 0 to `length` - 1, in the type of `x`."""
         cos, sin = self._table(x, length, layer_type)
         return cos[positions][None], sin[positions][None]

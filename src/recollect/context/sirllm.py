@@ -22,7 +22,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from recollect.context.attention import Part, attend_fused, band
+from recollect.context.attention import Band, Part, attend_fused
 from recollect.context.cache import Layer, Unit
 from recollect.context.policy import ContextMemory
 from recollect.context.surprise import surprise
@@ -101,9 +101,8 @@ class SirLLM(ContextMemory):
             values = torch.cat([state["values"], values], dim=2)
         state["keys"], state["values"] = keys, values
         S = keys.shape[2]
-        places = torch.arange(S, device=keys.device)
-        turned = layer.rotate(queries, places[S - T :], S)
-        return attend_fused([Part(turned, layer.rotate(keys, places, S), values, band(T, S, None, keys.device))], layer)
+        turned = layer.rotate(queries, slice(S - T, S), S)
+        return attend_fused([Part(turned, layer.rotate(keys, slice(S), S), values, Band(S - T))], layer)
 
     def after_chunk(self, unit: Unit, input_ids: Tensor, logits: Tensor) -> None:
         """Score the tokens that were read."""

@@ -22,7 +22,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from recollect.context.attention import Part, attend, attend_in_pieces, band, tail
+from recollect.context.attention import Band, Part, attend, attend_in_pieces, tail
 from recollect.context.cache import Layer
 from recollect.context.far import place_keys, place_queries
 from recollect.context.policy import ContextMemory
@@ -70,10 +70,9 @@ class ThinK(ContextMemory):
         if known:
             keys = torch.cat([state["keys"], keys], dim=2)
             values = torch.cat([state["values"], values], dim=2)
-        R, device = keys.shape[2], keys.device
-        places = torch.arange(R, device=device)
-        turned = layer.rotate(queries, places[R - T :], R)
-        parts = [Part(turned, layer.rotate(keys, places, R), values, band(T, R, None, device))]
+        R = keys.shape[2]
+        turned = layer.rotate(queries, slice(R - T, R), R)
+        parts = [Part(turned, layer.rotate(keys, slice(R), R), values, Band(R - T))]
         if "thin_keys" in state:
             placed = place_queries(layer, queries, layer.num_read, self.far_distance_tokens)
             thin = _channels(placed, state["channels"].repeat_interleave(H // keys.shape[1], dim=1))
