@@ -107,6 +107,10 @@ def test_tokens_are_copied_where_they_are_asked_for():
     copy_tokens(SimpleNamespace(tensor=pageable, room=pageable), tokens, *wanted, stretch)
     assert torch.equal(ours, wanted)
     assert wanted.count_nonzero() == 6 * 2 * G * D
+    few = torch.zeros_like(ours)
+    mass_kernel.copy_tokens(stored[:, :3], tokens, *few, stretch)  # of a file, say, that names more than it holds
+    assert few.count_nonzero() == 2 * 2 * G * D
+    assert torch.equal(few[:, 0, :, 2], wanted[:, 0, :, 2])
 
 
 @gpu_only

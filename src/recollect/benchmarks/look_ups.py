@@ -146,7 +146,7 @@ def repeating(policy: BlockMemory, copied: float) -> BlockMemory:
 
 
 def redrawn(chosen: Tensor, sizes: Tensor, share: float) -> Tensor:
-    """`chosen` [B, n] with a share of its places given to others: no larger by `sizes` [N], and not chosen now.
+    """`chosen` [B, n] with a share of its places given to others: no larger by `sizes` [N], which is 0 for none, and not chosen now.
 
     A place keeps what it has where none of the others that are drawn for it is small enough. -1 stays. Nothing waits for a GPU.
     """
@@ -159,6 +159,6 @@ def redrawn(chosen: Tensor, sizes: Tensor, share: float) -> Tensor:
     held = held.scatter(1, chosen.remainder(len(sizes) + 1), True)[:, :-1]
     turn = torch.rand(held.shape, device=chosen.device).argsort(dim=1).argsort(dim=1)
     own = turn[:, None] % left.clamp(min=1)[..., None] == lots[..., None]  # each place has candidates of its own
-    fits = own & ~held[:, None] & (sizes <= size[..., None])
+    fits = own & ~held[:, None] & (sizes > 0) & (sizes <= size[..., None])
     able = fits.any(dim=2) & taken & (lots < left)
     return chosen.where(~able, fits.int().argmax(dim=2))

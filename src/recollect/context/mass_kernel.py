@@ -285,14 +285,14 @@ def step_attention(
     return out
 
 
-@triton.jit(do_not_specialize=["num_tasks", "F"])
+@triton.jit(do_not_specialize=["num_tasks", "F", "S"])
 def _copy(
-    stored, tokens, keys, values, stretch, num_tasks, F, GD, D, stored_row, key_row, key_head, value_row, value_head,
+    stored, tokens, keys, values, stretch, num_tasks, F, S, GD, D, stored_row, key_row, key_head, value_row, value_head,
     BE: tl.constexpr,
 ):  # fmt: skip
     for task in range(tl.program_id(0), num_tasks, tl.num_programs(0)):
         token = tl.load(tokens + task)
-        if token >= 0:
+        if (token >= 0) & (token < S):
             b, f = (task // F).to(tl.int64), task % F
             source = stored + b * stored_row + token.to(tl.int64) * (2 * GD)
             for start in range(0, GD, BE):
@@ -306,10 +306,10 @@ def _copy(
 
 
 def copy_tokens(stored: Tensor, tokens: Tensor, keys: Tensor, values: Tensor, stretch: Tensor) -> None:
-    """See `far.copy_tokens`; `stored` is pinned."""
-    (B, F), (G, D) = tokens.shape, stored.shape[3:]
+    """See `far.copy_tokens`; `stored` [B, S, 2, G, D] is pinned. Tokens that it does not hold are left out."""
+    (B, F), (S, _, G, D) = tokens.shape, stored.shape[1:]
     assert all(each.is_contiguous() for each in (stored[0], keys[0, 0], values[0, 0]))
     _copy[(min(B * F, NUM_COPIERS),)](
-        stored, tokens.contiguous(), keys, values, stretch, B * F, F, G * D, D, stored.stride(0), *keys.stride()[:2],
+        stored, tokens.contiguous(), keys, values, stretch, B * F, F, S, G * D, D, stored.stride(0), *keys.stride()[:2],
         *values.stride()[:2], BE=min(4096, triton.next_power_of_2(G * D)),
     )  # fmt: skip
