@@ -1,7 +1,7 @@
 """How much the look-ups of a block memory change from one to the next, and policies whose look-ups change at a given share.
 
 With random weights every look-up finds other blocks, and decoding copies nearly all of them from host memory; a trained model
-repeats itself. `measure` says how much, on a text; `repeating` lets the speed benchmark, whose weights are random, copy as much.
+repeats itself. `measure` says how much, on a text; `repeating` lets the speed benchmark, whose weights are random, copy no more.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from recollect.benchmarks.real_data import Where
     from recollect.context.cache import Layer
     from recollect.context.far import BlockMemory
+    from recollect.context.far_ring import Shelf
 
 NUM_STEPS = 256
 EVERY = (1, 4, 16, 64)
@@ -127,38 +128,32 @@ def _watched(policy: BlockMemory, seen: dict[int, list[set[int]]]) -> BlockMemor
 
 
 def repeating(policy: BlockMemory, copied: float) -> BlockMemory:
-    """The policy, whose look-ups take as long as ever but find, when decoding, what they found before, a share of about `copied` apart.
+    """The policy, whose look-ups take as long as ever but find, when decoding in place, what they found before.
 
-    In the place of each of those comes one that was not chosen, drawn at random among those that are no longer, so that it has
-    to be copied. Raises InvalidInput for a share that is none.
+    A share of `copied` of that, drawn at random for each look-up, counts as not being there and is copied from host memory again.
+    Nothing waits for a GPU. Raises InvalidInput for a share that is none.
     """
     if not 0 <= copied <= 1:
         raise InvalidInput(f"copied: {copied} is no share; use 0 to 1.")
 
+    import torch
+
     class Repeating(type(policy)):
+        _looked_up = False  # what is fetched next was chosen by a look-up
+
         def choose(self, layer: Layer, queries: Tensor, before: Tensor | None) -> Tensor | None:
             found = super().choose(layer, queries, before)
             if found is None or before is None or queries.shape[2] > 1 or before.shape != found.shape:
                 return found
-            return redrawn(before, self.sizes(layer), copied)
+            self._looked_up = True
+            return before
+
+        def fetch_into(self, layer: Layer, shelf: Shelf, chosen: Tensor) -> None:
+            if self._looked_up:
+                for held in (shelf.notes[name] for name in ("block", "tokens") if name in shelf.notes):
+                    lots = torch.rand(held.shape, device=held.device).argsort(dim=1)
+                    held.scatter_(1, lots[:, : round(copied * held.shape[1])], -1)
+            self._looked_up = False
+            super().fetch_into(layer, shelf, chosen)
 
     return Repeating(**asdict(policy))
-
-
-def redrawn(chosen: Tensor, sizes: Tensor, share: float) -> Tensor:
-    """`chosen` [B, n] with a share of its places given to others: no larger by `sizes` [N], which is 0 for none, and not chosen now.
-
-    A place keeps what it has where none of the others that are drawn for it is small enough. -1 stays. Nothing waits for a GPU.
-    """
-    import torch
-
-    taken, size = chosen >= 0, sizes[chosen.clamp(min=0)]
-    lots = torch.rand(chosen.shape, device=chosen.device).masked_fill(~taken, 2.0).argsort(dim=1).argsort(dim=1)
-    left = (share * taken.sum(dim=1, keepdim=True)).round().long()  # places to be given, the first `left` of the lots
-    held = torch.zeros(len(chosen), len(sizes) + 1, dtype=torch.bool, device=chosen.device)
-    held = held.scatter(1, chosen.remainder(len(sizes) + 1), True)[:, :-1]
-    turn = torch.rand(held.shape, device=chosen.device).argsort(dim=1).argsort(dim=1)
-    own = turn[:, None] % left.clamp(min=1)[..., None] == lots[..., None]  # each place has candidates of its own
-    fits = own & ~held[:, None] & (sizes > 0) & (sizes <= size[..., None])
-    able = fits.any(dim=2) & taken & (lots < left)
-    return chosen.where(~able, fits.int().argmax(dim=2))
