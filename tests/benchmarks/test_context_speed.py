@@ -65,7 +65,8 @@ def test_look_ups_of_block_memories_change_as_they_are_told(monkeypatch):
         rows = context_speed.run(["infllm"], [512], settings={"infllm": small}, copied=copied, **TINY)["rows"]
         assert isinstance(InfLLM(**rows[1]["settings"]), InfLLM)
         found[copied] = rows[1]["decode_tokens_copied"] / rows[1]["decode_tokens_chosen"]
-    assert found == {0.0: 0.0, 0.5: 0.5}  # from what was found while reading on
+    assert found[0.0] == 0.0  # what was found while reading lies there
+    assert 0.4 <= found[0.5] <= 0.5  # and the first look-up copies nothing
 
 
 def test_a_method_stops_at_its_limits_and_says_why():
