@@ -290,7 +290,7 @@ class Attached:
         if room is not None:
             return room.attend(module.layer_idx, query, key, value, scaling).transpose(1, 2).contiguous(), None
         assert self._now is not None
-        whole = query.new_zeros(*query.shape[:3], value.shape[-1])
+        whole: Tensor | None = None
         for unit, pad in zip(self._now.units, self._pads, strict=True):
             if pad == query.shape[2]:
                 continue
@@ -317,7 +317,10 @@ class Attached:
             if every and not pad:
                 whole = output
             else:
+                whole = query.new_zeros(*query.shape[:3], value.shape[-1]) if whole is None else whole
                 whole[rows, :, pad:] = output
+        if whole is None:
+            whole = query.new_zeros(*query.shape[:3], value.shape[-1])
         return whole.transpose(1, 2).contiguous(), None
 
     def _memory_for(self, cache: Any, rows: int) -> MemoryCache:

@@ -2,8 +2,9 @@
 
 While a policy is attached, the model's own `rotary_emb` is replaced by `Unrotated`, whose cosines are 1 and whose sines
 are 0: the model hands out queries and keys as they were before rotation. `Rotary` turns them later, with a copy of the
-original module and with the family's own `apply_rotary_pos_emb`, so that scaling (linear, dynamic, YaRN, Llama 3,
-LongRoPE), partial rotation and the layout of the pairs are the model's.
+original module and as the family's own `apply_rotary_pos_emb` does, so that scaling (linear, dynamic, YaRN, Llama 3,
+LongRoPE), partial rotation and the layout of the pairs are the model's. That function is called only where it pairs other
+channels than nearly all families do, who pair the first half of the turned ones with the second.
 
 Shapes: B batch, H heads, S tokens, D head size, R rotated part of the head.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,13 +39,22 @@ class Unrotated(nn.Module):
         return x.new_ones(shape), x.new_zeros(shape)
 
 
+class _Table(NamedTuple):
+    """Cosines and sines of places from 0 on, [rows, R]."""
+
+    cos: Tensor
+    sin: Tensor
+    is_still: bool  # at place 0 nothing is changed: no scaling stretches the vectors
+
+
 class Rotary:
     """Turns queries and keys to positions. One for a model; `of(layer_type)` gives the function for a kind of layer."""
 
     def __init__(self, module: nn.Module, apply: Callable[..., tuple[Tensor, Tensor]]):
         self.module = copy.deepcopy(module)
         self.apply = apply
-        self._tables: dict[Any, tuple[int, Tensor, Tensor]] = {}
+        self._tables: dict[Any, _Table] = {}
+        self._by_halves: bool | None = None  # whether `apply` pairs channel j with j + R / 2; None: not yet known
 
     def of(self, layer_type: str | None) -> Rotate:
         """The function `rotate(x, positions, length)` for layers of this type (None: the model knows only one)."""
@@ -64,6 +74,8 @@ class Rotary:
         Scalings that depend on the length of the input (dynamic, LongRoPE) see `length`, so queries and keys that meet
         must be given the same one.
         """
+        if isinstance(positions, slice) and positions.stop == 1 and self._table(x, length, layer_type).is_still:
+            return x
         return self.turned(x, *self.angles(x, positions, length, layer_type))
 
     def rotate_back(self, x: Tensor, positions: Places, length: int, layer_type: str | None = None) -> Tensor:
@@ -74,16 +86,24 @@ class Rotary:
 
     def angles(self, x: Tensor, positions: Places, length: int, layer_type: str | None = None) -> tuple[Tensor, Tensor]:
         """(cosines, sines) [1, S, R] of `positions` [S], each from 0 to `length` - 1, in the type of `x`."""
-        cos, sin = self._table(x, length, layer_type)
-        return cos[positions][None], sin[positions][None]
+        table = self._table(x, length, layer_type)
+        return table.cos[positions][None], table.sin[positions][None]
 
     def turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """`x` [B, H, S, D] turned by angles that `angles` gave."""
         width = cos.shape[-1]
-        turned, _ = self.apply(x[..., :width], x[:, :0, :, :width], cos, sin)
+        if self._by_halves is None:
+            sample = torch.linspace(-1.0, 1.0, 2 * width).view(1, 1, 2, width)
+            angles = sample[0, :, :, : width // 2].repeat(1, 1, 2)  # both channels of a pair turn alike
+            ours = _turned_by_halves(sample, angles.cos(), angles.sin())
+            self._by_halves = torch.allclose(ours, self.apply(sample, sample, angles.cos(), angles.sin())[0])
+        if self._by_halves:
+            turned = _turned_by_halves(x[..., :width], cos, sin)
+        else:
+            turned, _ = self.apply(x[..., :width], x[:, :0, :, :width], cos, sin)
         return turned if width == x.shape[-1] else torch.cat([turned, x[..., width:]], dim=-1)
 
-    def _table(self, x: Tensor, length: int, layer_type: str | None) -> tuple[Tensor, Tensor]:
+    def _table(self, x: Tensor, length: int, layer_type: str | None) -> _Table:
         """Cosines and sines [at least `length`, R] in the type of `x`, kept for the layers and calls that follow."""
         trained = self._trained_length(layer_type)
         if trained is None:
@@ -92,10 +112,11 @@ class Rotary:
             rows = max(length, trained)
         key = (layer_type, x.dtype, x.device)
         known = self._tables.get(key)
-        if known is None or (known[0] < rows if trained is None else known[0] != rows):
+        if known is None or (len(known.cos) < rows if trained is None else len(known.cos) != rows):
             cos, sin = self._compute(x, rows, layer_type)
-            known = self._tables[key] = (rows, cos[0], sin[0])
-        return known[1], known[2]
+            is_still = bool((cos[0, 0] == 1).all() and (sin[0, 0] == 0).all())
+            known = self._tables[key] = _Table(cos[0], sin[0], is_still)
+        return known
 
     def _compute(self, x: Tensor, rows: int, layer_type: str | None) -> tuple[Tensor, Tensor]:
         module = copy.deepcopy(self.module)  # one that no earlier length has changed
@@ -114,3 +135,12 @@ class Rotary:
         if "dynamic" in str(kind):
             return int(self.module.original_max_seq_len)  # type: ignore[arg-type]
         return None
+
+
+def _turned_by_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`x` [B, H, S, R] turned by angles [1, S, R], channel j together with j + R / 2."""
+    half, cos, sin = x.shape[-1] // 2, cos[:, None], sin[:, None]
+    turned = x * cos
+    turned[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+    turned[..., half:].addcmul_(x[..., :half], sin[..., half:])
+    return turned
