@@ -70,6 +70,9 @@ class _Loss(nn.Module):
 def _record(loss: _Loss, inputs: tuple[Tensor, ...]) -> Objective:
     """The loss as graphs for batches of this shape. Raises whatever refuses it."""
     device, given = inputs[0].device, tuple(each.clone() for each in inputs)
+    if hasattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch"):
+        # gradients come from the stream of the graph, as they should; newer versions of PyTorch warn of it in each process
+        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
     pool = torch.cuda.graph_pool_handle()
     # random numbers and the current stream are afterwards as they were, also where recording breaks off
     with torch.random.fork_rng([device]), torch.cuda.stream(torch.cuda.current_stream(device)):
