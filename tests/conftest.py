@@ -13,9 +13,8 @@ import pytest
 
 import recollect
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # before torch and numpy are loaded: sums come out the same on any machine
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch and NumPy are loaded
+KEPT = ("RECOLLECT_DATA", "RECOLLECT_CACHE", "RECOLLECT_POSTGRES_BIN")  # of the environment: they are the tests' own
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -39,7 +38,7 @@ def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Iterator[Path]]
     folder = tmp_path_factory.mktemp("homes")
     with pytest.MonkeyPatch.context() as environment:
         for name in list(os.environ):
-            if name.startswith("RECOLLECT_") and name not in ("RECOLLECT_DATA", "RECOLLECT_CACHE"):
+            if name.startswith("RECOLLECT_") and name not in KEPT:
                 environment.delenv(name)
         for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
             environment.delenv(name, raising=False)
