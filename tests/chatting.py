@@ -22,6 +22,8 @@ class ChatServer:
         server = self
 
         class Handler(BaseHTTPRequestHandler):
+            disable_nagle_algorithm = True
+
             def do_GET(self) -> None:
                 self._json(
                     {"object": "list", "data": [{"id": "big", "object": "model", "created": 1, "owned_by": "us"}]}

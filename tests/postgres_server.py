@@ -109,7 +109,7 @@ class Server:
             self.admin(f"CREATE DATABASE {name} OWNER {ROLE} TEMPLATE {'template1' if bare else _TEMPLATE}")
         yield self.url(name)
         if not bare:
-            self.admin(_EMPTY, database=name)
+            self.admin(_EMPTY, "VACUUM", database=name)
             self._emptied.append(name)
 
     def prepare(self) -> None:

@@ -14,7 +14,7 @@ from recollect.errors import InvalidInput, StorageFailed
 
 
 def test_a_small_load_loses_nothing():
-    result = load.run(50, 4, 2.0, embedder="hashing")
+    result = load.run(50, 4, 1.0, embedder="hashing")
     assert result["missing"] == result["lost_by_kill"] == 0
     assert result["verified"]
     assert result["acknowledged"] > 0
@@ -26,13 +26,13 @@ def test_a_small_load_loses_nothing():
     load.show([result], console)
     text = console.export_text()
     assert re.search(r"sqlite\s+│ add", text)
-    assert "4 clients for 2 s on 50 memories" in text
+    assert "4 clients for 1 s on 50 memories" in text
 
 
 def test_what_is_missing_is_told(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(load, "_missing", lambda place, ids: 3)
     with pytest.raises(StorageFailed, match="3 acknowledged memories were missing"):
-        load.run(10, 2, 1.0, embedder="hashing")
+        load.run(10, 2, 0.2, embedder="hashing")
 
 
 def test_missing_counts_what_is_not_there(tmp_path: Path):

@@ -25,7 +25,6 @@ TINY = Recipe(vocabulary=400, hidden_size=64, num_layers=2, num_heads=2, trained
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model trained for three steps."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("testbed")
     steps = []
     log = train(TINY, folder, progress=lambda step, total, what: steps.append((step, total, what)))

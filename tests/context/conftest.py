@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -91,14 +90,6 @@ def model() -> Any:
 def ids() -> torch.Tensor:
     """Two rows of tokens, padding not among them."""
     return torch.randint(2, VOCABULARY, (2, LENGTH), generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def logits_of(model: Any, ids: torch.Tensor, **options: Any) -> torch.Tensor:

@@ -10,6 +10,14 @@ import pytest
 from serving import Served
 
 
+@pytest.fixture(scope="session")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One server for the tests that write nothing."""
+    server = Served(tmp_path_factory.mktemp("standing") / "memory.db")
+    yield server
+    server.close()
+
+
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
     """Start servers, on `tmp_path/memory.db` unless told otherwise."""

@@ -162,6 +162,6 @@ def test_the_log_holds_no_text_no_key_and_no_query(serve, caplog, monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-def test_unknown_routes_and_methods(serve, method):
-    reply = serve().client.request(method, "/v1/answer" if method == "DELETE" else "/nothing")
+def test_unknown_routes_and_methods(standing, method):
+    reply = standing.client.request(method, "/v1/answer" if method == "DELETE" else "/nothing")
     assert reply.json()["error"]["code"] == (405 if method == "DELETE" else 404)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
+from recollect.server.run import listen
 
 
 def events(text: str) -> list[tuple[str, dict]]:
@@ -170,8 +173,8 @@ def test_care(serve):
         ("/v1/consolidations/undo", {"run": 7}, 404, "run"),
     ],
 )
-def test_errors_are_one_sentence_and_a_field(serve, path, body, status, field):
-    reply = serve().client.post(path, json=body)
+def test_errors_are_one_sentence_and_a_field(standing, path, body, status, field):
+    reply = standing.client.post(path, json=body)
     error = reply.json()["error"]
     assert (reply.status_code, error["code"], error["param"]) == (status, status, field)
     assert error["message"].endswith(".")
@@ -210,8 +213,17 @@ def test_many_requests_at_a_time_are_all_kept(serve):
     assert stored == set(ids)
 
 
-def test_openapi_has_examples(serve):
-    document = serve().client.get("/openapi.json").json()
+def test_connections_send_what_they_have_at_once():
+    with (
+        listen("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as connection,
+    ):
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_openapi_has_examples(standing):
+    document = standing.client.get("/openapi.json").json()
     assert document["components"]["schemas"]["NewEpisode"]["properties"]["text"]["examples"]
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     assert len(document["paths"]) > 18

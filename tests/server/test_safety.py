@@ -17,6 +17,7 @@ import httpx2
 import pytest
 
 import recollect
+from serving import Served
 
 WORD = "zanzibar"
 
@@ -76,10 +77,10 @@ TRIES: dict[tuple[str, str], list[tuple[dict[str, Any], Any]]] = {
 }
 
 
-@pytest.fixture
-def house(serve):
-    """A server with Ana's memory, and Eve, whose key may do everything."""
-    server = serve(needs_key=True)
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """A server with Ana's memory."""
+    server = Served(tmp_path_factory.mktemp("house") / "memory.db", needs_key=True)
     ana = server.as_key(server.key("ana"))
     said = {"text": f"The secret word is {WORD}.", "speaker": "Ana", "session": "ana-session", "source_id": "ana-1"}
     episode = ana.post("/v1/episodes", json=said).json()["id"]
@@ -87,7 +88,8 @@ def house(serve):
         "id"
     ]
     ana.post("/v1/episodes", params={"agent": "helper"}, json={"text": f"{WORD} again"})
-    return server, ana, episode, note
+    yield server, ana, episode, note
+    server.close()
 
 
 def test_every_route_is_tried(house):
@@ -100,8 +102,8 @@ def test_every_route_is_tried(house):
 def test_no_route_shows_or_changes_another_users_memory(house, route):
     server, ana, episode, note = house
     before = _records(ana)
-    eve = server.as_key(server.key("eve", "read", "write", "admin"))
     method, path = route
+    eve = server.as_key(server.key(f"eve, {method} {path}", "read", "write", "admin"))  # who has said nothing yet
     for params, body in TRIES[route]:
         filled = {name: value.replace("EP", episode).replace("NO", note) for name, value in params.items()}
         place = re.sub(r"\{(\w+)\}", lambda found, filled=filled: filled.pop(found[1]), path)

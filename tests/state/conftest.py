@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,11 +89,3 @@ def causal_layer(request: pytest.FixtureRequest) -> StateLayer:
 def x() -> torch.Tensor:
     """Inputs [ROWS, LENGTH, DIM]."""
     return torch.randn(ROWS, LENGTH, DIM, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

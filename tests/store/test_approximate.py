@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from recollect.store import approximate
 from recollect.store.approximate import Graph, available
 
 pytestmark = pytest.mark.skipif(not available(), reason="needs usearch")
 DIM = 16
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of so few rows some would be missed where two threads begin a graph; in use it has a thousand times as many."""
+    make = approximate.make_index
+
+    def make_index(*given: Any, **options: Any) -> Any:
+        index = make(*given, **options)
+        index.add = partial(index.add, threads=1)
+        return index
+
+    monkeypatch.setattr(approximate, "make_index", make_index)
 
 
 def rows(num: int) -> np.ndarray:
@@ -42,8 +58,7 @@ def test_a_graph_finds_its_rows_and_names_those_after_it(tmp_path: Path) -> None
     assert reader.open(5, 0)
     assert reader.num_rows == 300
     assert reader.candidates(query_of(42), 5, 303)[5:].tolist() == [301, 302, 303]
-    found = [id_ in reader.candidates(query_of(id_), 5, 303)[:5] for id_ in range(1, 301)]
-    assert sum(found) >= 285  # built by several threads, a graph may miss a row now and then
+    assert all(id_ in reader.candidates(query_of(id_), 5, 303)[:5] for id_ in range(1, 301))
 
 
 def test_it_is_extended_by_the_rows_that_are_missing(tmp_path: Path) -> None:
@@ -55,9 +70,7 @@ def test_it_is_extended_by_the_rows_that_are_missing(tmp_path: Path) -> None:
     assert told == [60]
     assert graph.open(5, 0)
     assert graph.num_rows == 260
-    for first, last in ((1, 201), (201, 261)):  # the old rows and the new ones
-        found = [id_ in graph.candidates(query_of(id_), 5, 260) for id_ in range(first, last)]
-        assert sum(found) >= 0.95 * len(found)
+    assert all(id_ in graph.candidates(query_of(id_), 5, 260) for id_ in range(1, 261))  # the old rows and the new ones
     assert len(graph.files()) == 1
 
 

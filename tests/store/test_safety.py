@@ -106,7 +106,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path):
             for worker in ("anna", "bert"):
                 if worker not in running:
                     start(worker)
-            time.sleep(chance.uniform(0.0, 0.15))
+            time.sleep(chance.uniform(0.0, 0.08))
             reap(chance.choice(("anna", "bert")))
             if kills % 20 == 0:
                 with recollect.open(path) as memory:

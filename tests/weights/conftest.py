@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-torch.set_num_threads(1)
-
 
 @dataclass(frozen=True)
 class MadeTask:

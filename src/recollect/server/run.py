@@ -68,6 +68,9 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises InvalidInput."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         raise InvalidInput(f"port: {host} port {port} cannot be listened on ({error}); choose another one.") from None
+    # Its connections take this over. Without it, each reply on a kept connection waits about 40 ms for an acknowledgement.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
