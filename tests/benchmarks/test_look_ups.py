@@ -66,7 +66,9 @@ def test_look_ups_copy_the_share_that_was_given(model, name, share):
     assert all(old == new for found in seen.values() for old, new in pairwise(found))
     chosen, copied = (told[1][name] - told[0][name] for name in ("tokens_chosen", "tokens_copied"))
     assert chosen > 300
-    assert abs(copied / chosen - share) < 0.15  # what is found, and counted as chosen, differs a little from what is kept
+    assert (
+        abs(copied / chosen - share) < 0.15
+    )  # what is found, and counted as chosen, differs a little from what is kept
 
 
 def test_a_share_above_one_is_refused():

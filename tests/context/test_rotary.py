@@ -51,6 +51,31 @@ def test_only_part_of_the_head_is_turned_where_the_model_says_so():
     assert not torch.equal(turned[:, :, 1:, :4], x[:, :, 1:, :4])
 
 
+def test_a_family_that_pairs_neighbours_is_turned_by_its_own_function():
+    def apply(queries, keys, cos, sin):
+        def turned(x):
+            pairs = torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)
+            return x * cos[:, None] + pairs * sin[:, None]
+
+        return turned(queries), turned(keys)
+
+    rotary, x, positions = Rotary(tiny().model.rotary_emb, apply), torch.randn(2, 3, 5, 8), torch.arange(5)
+    cos, sin = rotary.angles(x, positions, 5)
+    torch.testing.assert_close(rotary.rotate(x, positions, 5), apply(x, x, cos, sin)[0])
+
+
+@pytest.mark.parametrize("scaling", ["none", "yarn"])
+def test_place_0_turns_nothing_but_may_stretch(scaling):
+    parameters = {"rope_theta": 1e4} | SCALINGS.get(scaling, {"rope_type": "default"})
+    rotary, _ = rotary_of(make_model(rope_parameters=parameters))
+    x = torch.randn(2, 4, 3, 8)
+    there = rotary.rotate(x, torch.zeros(3, dtype=torch.long), 9)
+    torch.testing.assert_close(rotary.rotate(x, slice(1), 9), there)
+    assert torch.equal(there, x) == (scaling == "none")
+    torch.testing.assert_close(rotary.rotate(x, slice(7, 8), 9), rotary.rotate(x, torch.full((3,), 7), 9))
+    torch.testing.assert_close(rotary.rotate(x, slice(4, 7), 9), rotary.rotate(x, torch.arange(4, 7), 9))
+
+
 def test_the_stand_in_does_not_rotate():
     _, apply = rotary_of(tiny())
     x = torch.randn(2, 4, 3, 8)
