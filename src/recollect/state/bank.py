@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from recollect.errors import InvalidInput, NotFound, Unavailable
+from recollect.onnx import onnxruntime
 
 SEARCHES = ("exact", "usearch")
 _SCORES = 1 << 26  # inner products at a time
@@ -294,7 +295,7 @@ class _Graphs:
         from contextlib import suppress
 
         with suppress(ImportError):
-            import onnxruntime  # noqa: F401  # pyright: ignore[reportMissingImports]
+            onnxruntime()
         try:
             from usearch.index import Index  # pyright: ignore[reportMissingImports]
         except ImportError:

@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from recollect.onnx import onnxruntime
+
 _ROWS_AT_A_TIME = 16_384
 _EXPANSION = 768  # how many neighbours usearch keeps in hand while it looks
 
@@ -37,7 +39,7 @@ def make_index(ndim: int, metric: str, dtype: str, **options: Any) -> Any:
     onnxruntime is loaded first where there is one: a process that loads it after usearch crashes (1.32 after 2.26).
     """
     with suppress(ImportError):
-        import onnxruntime  # noqa: F401  # pyright: ignore[reportMissingImports]
+        onnxruntime()
     from usearch.index import Index  # pyright: ignore[reportMissingImports]
 
     return Index(ndim=ndim, metric=metric, dtype=dtype, **options)
