@@ -23,7 +23,7 @@ LAYERS = [  # a module may import from its own part and from parts in later rows
     {"benchmarks", "agents", "worlds", "training"},
     {"store", "context", "state", "weights"},
     {"lm"},
-    {"config", "catalogue", "taxonomies", "cuda_graphs", "onnx"},
+    {"config", "catalogue", "taxonomies", "cuda_graphs", "native"},
     {"errors", ""},
 ]
 LAYER = {part: number for number, row in enumerate(LAYERS) for part in row}

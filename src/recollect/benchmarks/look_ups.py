@@ -1,4 +1,4 @@
-"""How much the look-ups of a block memory change from one to the next, and policies whose look-ups change at a given share.
+"""How much the look-ups of a block memory change from one to the next, and policies whose look-ups copy a given share.
 
 With random weights every look-up finds other blocks, and decoding copies nearly all of them from host memory; a trained model
 repeats itself. `measure` says how much, on a text; `repeating` lets the speed benchmark, whose weights are random, copy no more.

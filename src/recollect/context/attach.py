@@ -290,7 +290,8 @@ class Attached:
         if room is not None:
             return room.attend(module.layer_idx, query, key, value, scaling).transpose(1, 2).contiguous(), None
         assert self._now is not None
-        whole: Tensor | None = None
+        alone = self._pads == [0]  # one unit without padding, whose output is all there is
+        whole = None if alone else query.new_zeros(*query.shape[:3], value.shape[-1])
         for unit, pad in zip(self._now.units, self._pads, strict=True):
             if pad == query.shape[2]:
                 continue
@@ -314,13 +315,11 @@ class Attached:
                 output = self.policy.attend(layer, queries, keys, values)
             else:
                 output = sink_window(layer, queries, keys, values, Window(window))
-            if every and not pad:
+            if whole is None:
                 whole = output
             else:
-                whole = query.new_zeros(*query.shape[:3], value.shape[-1]) if whole is None else whole
                 whole[rows, :, pad:] = output
-        if whole is None:
-            whole = query.new_zeros(*query.shape[:3], value.shape[-1])
+        assert whole is not None
         return whole.transpose(1, 2).contiguous(), None
 
     def _memory_for(self, cache: Any, rows: int) -> MemoryCache:

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from recollect.errors import InvalidInput, NotFound, Unavailable
-from recollect.onnx import onnxruntime
+from recollect.native import load_usearch
 
 SEARCHES = ("exact", "usearch")
 _SCORES = 1 << 26  # inner products at a time
@@ -291,16 +291,10 @@ class _Graphs:
     """A graph of usearch over the chunk means of each row and head."""
 
     def __init__(self):
-        # onnxruntime is loaded first where there is one: a process that loads it after usearch crashes (1.32 after 2.26).
-        from contextlib import suppress
-
-        with suppress(ImportError):
-            onnxruntime()
         try:
-            from usearch.index import Index  # pyright: ignore[reportMissingImports]
+            self._make = load_usearch()
         except ImportError:
             raise Unavailable('search: usearch is not installed; `pip install "recollect[scale]"` brings it.') from None
-        self._make = Index
         self._graphs: dict[tuple[int, int], Any] = {}
 
     def clear(self, row: int | None) -> None:

@@ -15,14 +15,13 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from recollect.onnx import onnxruntime
+from recollect.native import load_usearch
 
 _ROWS_AT_A_TIME = 16_384
 _EXPANSION = 768  # how many neighbours usearch keeps in hand while it looks
@@ -34,15 +33,8 @@ def available() -> bool:
 
 
 def make_index(ndim: int, metric: str, dtype: str, **options: Any) -> Any:
-    """An empty index of usearch.
-
-    onnxruntime is loaded first where there is one: a process that loads it after usearch crashes (1.32 after 2.26).
-    """
-    with suppress(ImportError):
-        onnxruntime()
-    from usearch.index import Index  # pyright: ignore[reportMissingImports]
-
-    return Index(ndim=ndim, metric=metric, dtype=dtype, **options)
+    """An empty index of usearch."""
+    return load_usearch()(ndim=ndim, metric=metric, dtype=dtype, **options)
 
 
 class Graph:

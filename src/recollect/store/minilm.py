@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from recollect.errors import InvalidInput, Unavailable
-from recollect.onnx import onnxruntime
+from recollect.native import load_onnxruntime
 from recollect.store.embedders import Embeddings, Kind, Span, encodable, split_text
 from recollect.store.minilm_graph import CALIBRATION, DIM, MAX_TOKENS, Weights, float32_graph, int8_graph
 
@@ -220,7 +220,7 @@ def _open_session(name: str) -> Any:
 
 
 def _session(graph: bytes) -> Any:
-    runtime = onnxruntime()
+    runtime = load_onnxruntime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL  # the graph is fused already

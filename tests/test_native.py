@@ -1,4 +1,4 @@
-"""What embeds reports nothing, and nothing loads it but through `recollect.onnx`."""
+"""What embeds reports nothing, and nothing loads it but through `recollect.native`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ SOURCE = Path(recollect.__file__).parent
 USES = {
     "the encoder": "from recollect.store.embedders import make_embedder; make_embedder('minilm').embed(['a'])",
     "a graph": "from recollect.store.approximate import make_index; make_index(8, 'cos', 'i8')",
-    "a program that had it": "import onnxruntime; from recollect.onnx import onnxruntime as load; assert load() is onnxruntime",
+    "a program that had it": "import onnxruntime; from recollect.native import load_onnxruntime as load; "
+    "assert load() is onnxruntime",
 }
 
 
@@ -26,8 +27,8 @@ def test_nothing_else_loads_it():
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
-            found += [path.name for name in names if name.split(".")[0] == "onnxruntime"]
-    assert found == ["onnx.py"]
+            found += [path.name for name in names if name.split(".")[0] in ("onnxruntime", "usearch")]
+    assert found == ["native.py"] * 2
 
 
 @pytest.mark.parametrize("use", ["the encoder", "a graph"])
