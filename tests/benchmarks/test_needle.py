@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,33 @@ def test_questions_read_as_one_batch_get_the_answers_that_each_gets_alone(folder
         ]
         figures = [[(row["accuracy"], row["attended_tokens"], row["device_bytes"]) for row in each] for each in rows]
         assert figures[0] == figures[1] == figures[2]
+
+
+def test_several_processes_find_what_one_finds(folder):
+    model, tokenizer = load(folder)
+    seen = []
+
+    def rows(**options):
+        result = needle.run(
+            model,
+            Haystacks(tokenizer, 0),
+            [needle.PLAIN, "sirllm"],
+            [64],
+            ["needle"],
+            3,
+            32,
+            progress=lambda *line: seen.append(line),
+            batch_rows=2,
+            **options,
+        )
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in result["rows"]]
+
+    alone = rows()
+    seen.clear()
+    assert rows(workers=2, reopen=partial(load, folder)) == alone
+    assert seen[-1][1:] == (6, 6)
+    with pytest.raises(InvalidInput, match="reopen: is missing"):
+        rows(workers=2)
 
 
 def test_a_run_goes_on_from_earlier_results_and_measures_only_what_they_lack(folder):

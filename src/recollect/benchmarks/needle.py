@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from random import Random
@@ -18,6 +19,7 @@ import numpy as np
 
 from recollect.benchmarks import plots
 from recollect.benchmarks.haystack import TASKS, Haystacks, Prompt, mqar
+from recollect.benchmarks.jobs import each as each_of
 from recollect.benchmarks.provenance import provenance
 from recollect.benchmarks.testbed import INSTALL
 from recollect.catalogue import SYSTEMS, system
@@ -30,6 +32,8 @@ PLAIN = "plain"  # the model without a policy
 ALL_TASKS = (*TASKS, "mqar")
 ANSWER_TOKENS = 12
 Progress = Callable[[str, int, int], None]  # what is measured, done, of
+Open = Callable[[], tuple[Any, Any]]  # (model, tokenizer)
+Job = tuple[tuple[str, int, str], list[Any]]  # task, length and policy, and questions that are read as one batch
 
 
 def policies() -> list[str]:
@@ -65,13 +69,16 @@ def run(
     batch_rows: int = 1,
     earlier: Sequence[Mapping[str, Any]] = (),
     keep: Callable[[dict[str, Any]], None] = lambda result: None,
+    workers: int = 1,
+    reopen: Open | None = None,
 ) -> dict[str, Any]:
     """Measure every policy (PLAIN: the model without one) on every task and length; one plain JSON object.
 
     `budget` is in attended tokens (None: half of the length that the model was trained to). All policies are asked the
     same `num_samples` prompts, with what is asked for spread evenly from the first token to the last, `batch_rows` of
     them at once. Rows of `earlier` results are taken over and not measured again; `keep` is given the result after each
-    new row. Raises Conflict when an earlier result was measured with another model, budget, seed or haystack.
+    new row. Several `workers` are processes that share the questions; each has its own copy of the model, from `reopen`.
+    Raises Conflict when an earlier result was measured with another model, budget, seed or haystack.
     """
     began = time.perf_counter()
     trained = int(model.config.max_position_embeddings)
@@ -80,6 +87,8 @@ def run(
         raise InvalidInput(f"budget: {budget} tokens are too few to hold a window and a memory; use 16 or more.")
     if batch_rows < 1:
         raise InvalidInput(f"batch: {batch_rows} is too small; use 1 or more.")
+    if workers > 1 and reopen is None:
+        raise InvalidInput("reopen: is missing; several workers need it to load the model.")
     setting = {
         "model": {
             "type": model.config.model_type,
@@ -116,19 +125,55 @@ def run(
             "earlier": sources,
         }
 
-    asked: tuple[tuple[str, int] | None, list[Any]] = (None, [])
-    for task, length, key in missing:
-        if asked[0] != (task, length):
-            asked = (task, length), questions(model, haystacks, task, length, num_samples, seed)
-        policy, scores, stats, start = make_policy(key, budget), [], {}, time.perf_counter()
-        for first in range(0, num_samples, batch_rows):
-            progress(f"{task}, {length} tokens, {key}", done, total)
-            right, stats = answers(model, haystacks, policy, asked[1][first : first + batch_rows])
-            scores += right
-            done += len(right)
-        found[task, length, key] = make_row(task, length, key, scores, stats, time.perf_counter() - start)
-        keep(result())
+    asked: dict[tuple[str, int], list[Any]] = {}
+    jobs: list[Job] = []
+    for place in missing:
+        task, length, _ = place
+        if (task, length) not in asked:
+            asked[task, length] = questions(model, haystacks, task, length, num_samples, seed)
+        whole = asked[task, length]
+        jobs += [(place, whole[first : first + batch_rows]) for first in range(0, num_samples, batch_rows)]
+
+    def told(place: tuple[str, int, str]) -> None:
+        progress(f"{place[0]}, {place[1]} tokens, {place[2]}", done, total)
+
+    def here(job: Job) -> tuple[list[float], dict[str, Any], float]:
+        told(job[0])
+        return _timed(model, haystacks, budget, job)
+
+    work = here if workers == 1 else partial(_elsewhere, reopen, budget)
+    scores: dict[tuple[str, int, str], list[float]] = {place: [] for place in missing}
+    seconds = dict.fromkeys(missing, 0.0)
+    if workers > 1 and missing:
+        told(missing[0])
+    for (place, _), (right, stats, took) in each_of(work, jobs, workers):
+        scores[place] += right
+        seconds[place] += took
+        done += len(right)
+        if workers > 1:
+            told(place)
+        if len(scores[place]) == num_samples:
+            found[place] = make_row(*place, scores[place], stats, seconds[place])
+            keep(result())
     return result()
+
+
+def _timed(model: Any, haystacks: Haystacks, budget: int, job: Job) -> tuple[list[float], dict[str, Any], float]:
+    """`answers` to a job, and the seconds that they took."""
+    (_, _, key), asked = job
+    start = time.perf_counter()
+    return *answers(model, haystacks, make_policy(key, budget), asked), time.perf_counter() - start
+
+
+_opened: list[tuple[Any, Haystacks]] = []  # by this process, if it is a worker
+
+
+def _elsewhere(reopen: Open, budget: int, job: Job) -> tuple[list[float], dict[str, Any], float]:
+    """As `_timed`, in a process of its own, which loads the model once."""
+    if not _opened:
+        model, tokenizer = reopen()
+        _opened.append((model, Haystacks(tokenizer)))
+    return _timed(*_opened[0], budget, job)
 
 
 def make_row(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +37,7 @@ def needle(
         str | None, typer.Option(help="float32, bfloat16 or float16. Default: float32 on a CPU, else bfloat16.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Questions that are read at once.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the questions, one thread each.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the questions.")] = 0,
     resume: Annotated[
         list[Path] | None,
@@ -53,7 +55,7 @@ def needle(
     """How far each context memory carries a model: accuracy of recall by length, at equal attended tokens."""
     from recollect.benchmarks import needle as bench
     from recollect.benchmarks.haystack import Haystacks, parse_lengths, parse_names
-    from recollect.benchmarks.testbed import load, load_or_train
+    from recollect.benchmarks.testbed import Recipe, folder_of, load, load_or_train
 
     keys = bench.policies() if policy == "all" else parse_names(policy, bench.policies(), "policy")
     tasks, sizes = parse_names(task, bench.ALL_TASKS, "task"), parse_lengths(lengths)
@@ -86,6 +88,8 @@ def needle(
             batch,
             earlier,
             saver(results, name),
+            workers,
+            partial(load, folder_of(Recipe()) if model is None else model, device, dtype),
         )
     saver(results, name)(result)
     if plots is not None:
