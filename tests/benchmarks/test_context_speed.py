@@ -8,6 +8,8 @@ import pytest
 from rich.console import Console
 
 pytest.importorskip("torch", reason="torch is not installed")
+import torch
+
 from recollect.benchmarks import context_speed
 from recollect.errors import InvalidInput, Unavailable
 
@@ -36,6 +38,36 @@ def test_policies_stand_beside_full_attention(tmp_path: Path):
     assert "1 layers of a Llama of width 64" in console.export_text()
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     assert context_speed.plot(result, tmp_path).stat().st_size > 5000
+
+
+def test_of_several_rows_full_attention_gets_as_many_as_fit(monkeypatch):
+    tried, measured = [], context_speed._full_row
+
+    def full_row(model, ids):
+        tried.append(len(ids))
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError
+        return measured(model, ids)
+
+    monkeypatch.setattr(context_speed, "_full_row", full_row)
+    full, bounded = context_speed.run(["lm-infinite"], [32], num_rows=5, **TINY)["rows"]
+    assert tried == [5, 2]
+    assert (full["rows"], bounded["rows"]) == (2, 5)
+    assert bounded["decode_times"] == round(full["decode_ms"] / 2 / (bounded["decode_ms"] / 5), 2)
+    assert bounded["smaller_times"] == round(full["device_bytes"] / 2 / (bounded["device_bytes"] / 5), 2)
+
+
+def test_what_fits_nowhere_says_so(monkeypatch):
+    def full_row(model, ids):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(context_speed, "_full_row", full_row)
+    result = context_speed.run(["lm-infinite"], [16, 32], num_rows=2, **TINY)
+    assert [row.get("why_not") for row in result["rows"]] == ["out of device memory"] * 2 + [None] * 2
+    assert result["rows"][-1]["decode_times"] is None
+    console = Console(record=True, width=80)
+    context_speed.show(result, console)
+    assert "lm-infinite " in console.export_text()
 
 
 def test_steps_of_decoding_leave_the_stream_as_it_was():

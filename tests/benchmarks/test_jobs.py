@@ -1,8 +1,11 @@
 """Work in several processes side by side."""
 
 import os
+import subprocess
+import sys
 import time
 from multiprocessing import active_children
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +47,29 @@ def test_an_error_of_a_job_is_that_of_the_whole(workers):
 
 def test_nothing_to_do_is_no_error():
     assert list(each(square, [], workers=3)) == []
+
+
+def test_processes_end_when_their_caller_is_killed(tmp_path):
+    """The script writes the number of the process that does the job, which would sleep for long."""
+    script = (
+        "from pathlib import Path\nimport os, time\nfrom recollect.benchmarks.jobs import each\n"
+        "def work(job):\n    Path(job).write_text(str(os.getpid()))\n    time.sleep(200)\n"
+        "if __name__ == '__main__':\n    list(each(work, ['here', 'there'], 2))\n"
+    )
+    (tmp_path / "script.py").write_text(script, "utf-8")
+    caller = subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path)
+    files = [tmp_path / name for name in ("here", "there")]
+    until(lambda: all(file.exists() and file.read_text("utf-8") for file in files))
+    caller.kill()
+    caller.wait()
+    until(lambda: not any(Path("/proc", file.read_text("utf-8")).exists() for file in files))
+
+
+def until(reached):
+    end = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_who_wants_no_more_does_not_wait_for_what_is_running():

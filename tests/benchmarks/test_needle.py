@@ -244,10 +244,11 @@ def test_the_commands_measure_print_and_draw(folder, tmp_path):
     again = CliRunner().invoke(app, ["testbed", "train", "--out", str(folder), "--json"])
     assert json.loads(again.output)["parameters"] > 0
     words += ["--resume", str(tmp_path / "needle.json"), "--name", "more", "--dtype", "float32", "--batch", "2"]
-    run = CliRunner().invoke(app, [*words, "--task", "number"])
+    run = CliRunner().invoke(app, [*words, "--task", "number", "--no-plain"])
     assert run.exit_code == 0, run.output
     more = json.loads((tmp_path / "more.json").read_text("utf-8"))
     assert {row["task"] for row in more["rows"]} == {"passkey", "key-value", "number"}
+    assert {row["policy"] for row in more["rows"] if row["task"] == "number"} == {"streaming-llm"}
     assert (tmp_path / "more.svg").is_file()
     broken = CliRunner().invoke(app, ["bench", "needle", "--resume", str(folder / "config.json")])
     assert isinstance(broken.exception, InvalidInput)

@@ -78,12 +78,17 @@ def test_a_model_on_the_gpu_says_what_it_says_on_the_cpu():
 @pytest.mark.parametrize("heads", [4, 2], ids=["every head its own keys", "grouped heads"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_dense_layers_on_the_gpu(heads, dtype):
-    """Read in chunks, and a token at a time, the last queries see all that came before them."""
+    """Read in chunks, and a token at a time, the last queries see all that came before them.
+
+    In bfloat16 both round; one logit of thousands may be off by a quarter, all of them together are not.
+    """
     ids = torch.randint(2, 60, (1, 90), generator=torch.Generator().manual_seed(0)).cuda()
     model = make_model(num_key_value_heads=heads, hidden_size=64).to("cuda", dtype)
     plain = logits_of(model, ids).float()
     with HiP(num_dense_layers=2, chunk_tokens=40).attach(model) as memory:
         ours = logits_of(model, ids[:, :88])
         last = [logits_of(model, ids[:, at : at + 1], cache=memory.memory) for at in (88, 89)]
-    within = 1e-3 if dtype == torch.float32 else 0.2
-    torch.testing.assert_close(torch.cat([ours, *last], dim=1).float(), plain, atol=within, rtol=within)
+    off = (torch.cat([ours, *last], dim=1).float() - plain).abs()
+    most, mean = (1e-3, 1e-4) if dtype == torch.float32 else (0.5, 0.04)
+    assert off.max() < most * plain.std()
+    assert off.mean() < mean * plain.std()

@@ -8,7 +8,9 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from recollect.context import rapid
 from recollect.context.rapid import RAPID, lexical_scores
+from recollect.context.recorded import Recorded
 from recollect.context.streaming_llm import StreamingLLM
 from recollect.errors import InvalidInput
 
@@ -89,8 +91,10 @@ def test_a_model_samples_as_it_does_without_a_drafter():
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_greedily_and_without_transfer_it_says_what_the_target_says(ids, same):
-    target, drafter = make_model(), None if same else make_model(initializer_range=0.4)
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_greedily_and_without_transfer_it_says_what_the_target_says(ids, same, family):
+    target = make_model(family, attn_implementation="sdpa")
+    drafter = None if same else make_model(initializer_range=0.4)
     tokens = ids[0].tolist()
     policy = RAPID(transfer=0.0, temperature=0.0, chunk_tokens=4, draft_context_tokens=8, least_confidence=0.0)
     reply = policy.generate(target, Words(), tokens[:-3], tokens[-3:], 15, drafter)
@@ -98,6 +102,28 @@ def test_greedily_and_without_transfer_it_says_what_the_target_says(ids, same):
     assert reply.tokens == plain[0, len(tokens) :].tolist()
     assert reply.stats["tokens"] == 15
     assert 0 <= reply.stats["acceptance"] < 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu_drafts_come_from_a_recorded_step(ids, monkeypatch, dtype):
+    """Grouped heads; in bfloat16 only that it runs, because likeliest tokens may tie."""
+    steps = []
+
+    class Seen(Recorded):
+        def __init__(self):
+            super().__init__()
+            steps.append(self)
+
+    monkeypatch.setattr(rapid, "Recorded", Seen)
+    model, tokens = make_model(attn_implementation="sdpa", head_dim=16).to("cuda", dtype), ids[0].tolist()
+    policy = RAPID(transfer=0.0, temperature=0.0, chunk_tokens=4, draft_context_tokens=8, least_confidence=0.0)
+    reply = policy.generate(model, Words(), tokens[:-3], tokens[-3:], 40)
+    ids = ids[:1].to("cuda")
+    plain = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False)
+    assert len(reply.tokens) == 40
+    assert reply.tokens == plain[0, len(tokens) :].tolist() or dtype == torch.bfloat16
+    assert [step.is_recorded for step in steps] == [True]
 
 
 def test_a_drafter_that_reads_all_is_always_right(model, ids):

@@ -8,7 +8,8 @@ made to copy as much as those of a trained model (look_ups.py). Every policy rea
 length for a few steps of decoding, after which the stream goes on as if they had not been. Full attention is transformers
 with PyTorch's fused attention: it reads each length anew in one piece, and decodes both with the cache that transformers
 takes by default, which copies all keys at every token, and with a static one, which does not. Ratios are to the better
-of the two; `decode_times_default` is to the first.
+of the two; `decode_times_default` is to the first. Of several rows that are read side by side full attention gets as many
+as fit, halved until they do; times as fast are of tokens a second, times smaller of bytes a row.
 
 RAPID, which is no policy, is in rapid_speed.py.
 
@@ -91,11 +92,12 @@ def run(
     settings: dict[str, dict[str, Any]] | None = None,
     copied: float | None = None,
     limit_s: float = 120.0,
+    num_rows: int = 1,
     seed: int = 0,
     progress: Progress = lambda what: None,
     save: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> dict[str, Any]:
-    """Measure full attention and the policies `keys` at `lengths` tokens; one plain JSON object.
+    """Measure full attention and the policies `keys` on `num_rows` streams of `lengths` tokens; one plain JSON object.
 
     A method stops growing when it runs out of memory, when it has taken `limit_s` seconds, or at its length in `limits`;
     what it did not reach has a row that says why. `settings` are those of policies that shall not have their defaults.
@@ -112,7 +114,7 @@ def run(
     progress("making the model")
     torch.manual_seed(seed)
     model = llama(num_layers, device, dtype, width)
-    ids = torch.randint(3, model.config.vocab_size, (1, lengths[-1]), device=device)
+    ids = torch.randint(3, model.config.vocab_size, (num_rows, lengths[-1]), device=device)
     rows: list[dict[str, Any]] = []
     result: dict[str, Any] = {
         "benchmark": "context-speed",
@@ -149,7 +151,7 @@ def run(
 def _policy(
     model: Any, key: str, policy: Any, ids: Any, lengths: Sequence[int], limit_s: float, progress: Progress
 ) -> list[dict[str, Any]]:
-    """One row for each length of a stream that is read once."""
+    """One row for each length of streams that are read once."""
     import torch
 
     rows, seconds, read, why = [], 0.0, 0, ""
@@ -186,6 +188,7 @@ def _policy(
                 {
                     "method": key,
                     "length": length,
+                    "rows": len(ids),
                     "prefill_s": round(seconds, 3),
                     "decode_ms": round(1000 * steps, 3),
                     "device_bytes": size.device,
@@ -225,6 +228,7 @@ def _peer(model: Any, key: str, ids: Any, lengths: Sequence[int], progress: Prog
             most = peak(ids.is_cuda)
             layers: Any = cache.layers
             row = {
+                "rows": len(ids),
                 "prefill_s": round(read, 3),
                 "device_bytes": sum(layer.keys.nbytes + layer.values.nbytes for layer in layers),
                 "host_bytes": 0,
@@ -244,68 +248,65 @@ def _peer(model: Any, key: str, ids: Any, lengths: Sequence[int], progress: Prog
 def _full(model: Any, ids: Any, lengths: Sequence[int], limit_s: float, progress: Progress) -> list[dict[str, Any]]:
     """One row for each length, read anew."""
     import torch
+
+    rows, why = [], ""
+    for length in lengths:
+        num, found = len(ids), None
+        while not why and not found:
+            progress(f"{FULL}, {length:,} tokens" + (f", {num} rows" if num > 1 else ""))
+            try:
+                found = _full_row(model, ids[:num, :length])
+            except torch.OutOfMemoryError:
+                num //= 2
+                why = "" if num else "out of device memory"
+            clean(ids.is_cuda)
+        rows.append({"method": FULL, "length": length, **(found or {"why_not": why})})
+        if found and found["prefill_s"] > limit_s:
+            why = f"{length:,} tokens took {found['prefill_s']:.0f} s"
+    return rows
+
+
+def _full_row(model: Any, ids: Any) -> dict[str, Any]:
+    """What reading and decoding take. Raises torch.OutOfMemoryError."""
+    import torch
     from transformers import DynamicCache, StaticCache
 
-    key, rows, why = FULL, [], ""
-    for length in lengths:
-        if why:
-            rows.append({"method": key, "length": length, "why_not": why})
-            continue
-        progress(f"{key}, {length:,} tokens")
-        cache = None
-        try:
-            start_peak(ids.is_cuda)
-            cache = DynamicCache()
-            read = timed(
-                lambda cache=cache, length=length: model(ids[:, :length], cache=cache, logits_to_keep=1), ids.is_cuda
-            )
-            most = peak(ids.is_cuda)
-            layers: Any = cache.layers
-            size = sum(2 * layer.keys.nbytes for layer in layers)
-            copying = _steps(lambda at, cache=cache: model(ids[:, at : at + 1], cache=cache), ids)
-            fixed = StaticCache(model.config, max_cache_len=length + WARM_STEPS + DECODE_STEPS)
-            for number, layer in enumerate(layers):  # moved layer by layer, so that both never lie there whole
-                fixed.update(
-                    layer.keys[:, :, :length],
-                    layer.values[:, :, :length],
-                    number,
-                    {"cache_position": torch.arange(length, device=ids.device)},
-                )
-                layer.keys = layer.values = None
-            static = _static_steps(model, fixed, ids, length)
-            del fixed
-        except torch.OutOfMemoryError:
-            why = "out of device memory"
-        finally:
-            cache = layers = None
-            clean(ids.is_cuda)
-        if why:
-            rows.append({"method": key, "length": length, "why_not": why})
-            continue
-        rows.append(
-            {
-                "method": key,
-                "length": length,
-                "prefill_s": round(read, 3),
-                "decode_ms": round(1000 * min(copying, static), 3),
-                "decode_copying_ms": round(1000 * copying, 3),
-                "decode_static_ms": round(1000 * static, 3),
-                "device_bytes": size,
-                "host_bytes": 0,
-                "peak_bytes": most,
-                "attended_tokens": length,
-            }
+    num, length = ids.shape
+    start_peak(ids.is_cuda)
+    cache = DynamicCache()
+    read = timed(lambda: model(ids, cache=cache, logits_to_keep=1), ids.is_cuda)
+    most = peak(ids.is_cuda)
+    layers: Any = cache.layers
+    size = sum(2 * layer.keys.nbytes for layer in layers)
+    copying = _steps(lambda at: model(ids[:, at : at + 1], cache=cache), ids)
+    fixed = StaticCache(model.config, max_cache_len=length + WARM_STEPS + DECODE_STEPS)
+    for number, layer in enumerate(layers):  # moved layer by layer, so that both never lie there whole
+        fixed.update(
+            layer.keys[:, :, :length],
+            layer.values[:, :, :length],
+            number,
+            {"cache_position": torch.arange(length, device=ids.device)},
         )
-        if read > limit_s:
-            why = f"{length:,} tokens took {read:.0f} s"
-    return rows
+        layer.keys = layer.values = None
+    static = _static_steps(model, fixed, ids, length)
+    return {
+        "rows": num,
+        "prefill_s": round(read, 3),
+        "decode_ms": round(1000 * min(copying, static), 3),
+        "decode_copying_ms": round(1000 * copying, 3),
+        "decode_static_ms": round(1000 * static, 3),
+        "device_bytes": size,
+        "host_bytes": 0,
+        "peak_bytes": most,
+        "attended_tokens": length,
+    }
 
 
 def _static_steps(model: Any, cache: Any, ids: Any, length: int) -> float:
     import torch
 
     def step(at: int) -> None:
-        position = torch.tensor([[length + at]], device=ids.device)
+        position = torch.full((len(ids), 1), length + at, device=ids.device)
         model(ids[:, at : at + 1], cache=cache, position_ids=position)
 
     return _steps(step, ids)
@@ -326,40 +327,43 @@ def _ratios(rows: list[dict[str, Any]]) -> None:
         if "why_not" in row or row["method"] == FULL:
             continue
         base = full.get(row["length"])
-        for name, ratio in (
-            ("prefill_s", "prefill_times"),
-            ("decode_ms", "decode_times"),
-            ("device_bytes", "smaller_times"),
+        for name, theirs, ratio in (
+            ("prefill_s", "prefill_s", "prefill_times"),
+            ("decode_ms", "decode_ms", "decode_times"),
+            ("device_bytes", "device_bytes", "smaller_times"),
+            ("decode_ms", "decode_copying_ms", "decode_times_default"),
         ):
-            row[ratio] = round(base[name] / row[name], 2) if base and row[name] else None
-        row["decode_times_default"] = round(base["decode_copying_ms"] / row["decode_ms"], 2) if base else None
+            row[ratio] = None
+            if base and row[name]:
+                row[ratio] = round(base[theirs] / base["rows"] / (row[name] / row["rows"]), 2)
 
 
 def show(result: dict[str, Any], console: Any) -> None:
     """Print a table: methods down, one line for each length."""
+    from rich import box
     from rich.table import Table
 
-    table = Table(
-        "method", "tokens", "prefill s", "decode ms", "device MB", "host MB", "decode x", "default x", "prefill x"
-    )
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
+    table.add_column("method", overflow="fold", min_width=14)
+    for name in ("tokens", "rows", "read s", "step ms", "GB", "host GB", "read x", "decode x", "default x"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in result["rows"]:
         if "why_not" in row:
-            table.add_row(row["method"], f"{row['length']:,}", row["why_not"])
+            table.add_row(f"{row['method']}: {row['why_not']}", f"{row['length']:,}")
             continue
-        sizes = [f"{row[name] / 1e6:,.0f}" for name in ("device_bytes", "host_bytes")]
+        sizes = [f"{row[name] / 1e9:,.1f}" for name in ("device_bytes", "host_bytes")]
         ratios = [
             f"{row[name]:.2f}" if row.get(name) else ""
-            for name in ("decode_times", "decode_times_default", "prefill_times")
+            for name in ("prefill_times", "decode_times", "decode_times_default")
         ]
-        table.add_row(
-            row["method"], f"{row['length']:,}", f"{row['prefill_s']:.2f}", f"{row['decode_ms']:.2f}", *sizes, *ratios
-        )
+        times = [f"{row['prefill_s']:.1f}", f"{row['decode_ms']:.1f}"]
+        table.add_row(row["method"], f"{row['length']:,}", str(row["rows"]), *times, *sizes, *ratios)
     console.print(table)
     model = result["model"]
     console.print(
         f"{model['layers']} layers of a Llama of width {model['width']:,} with random weights in {model['dtype']}, on "
-        f"{result['device']}. x: times as fast as full attention with a static cache or the default one, "
-        f"whichever is faster; default x: with the default one. {result['total_seconds']:.0f} s."
+        f"{result['device']}. GB: on the device. x: times as many tokens a second as full attention with a static cache or the "
+        f"default one, whichever is faster; default x: with the default one. {result['total_seconds']:.0f} s."
     )
 
 

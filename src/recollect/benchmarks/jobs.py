@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from typing import Any, TypeVar
 
 Job = TypeVar("Job")
@@ -15,9 +17,10 @@ Found = TypeVar("Found")
 def _begin(started: Any) -> None:
     """One thread for each process; where there are several CUDA devices, the processes take turns at being on them.
 
-    An interruption is the caller's, who ends the processes.
+    An interruption is the caller's, who ends the processes; they end by themselves when the caller is killed.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_caller, daemon=True).start()
     import torch
 
     torch.set_num_threads(1)
@@ -25,6 +28,13 @@ def _begin(started: Any) -> None:
         number, started.value = started.value, started.value + 1
     if torch.cuda.is_available():
         torch.cuda.set_device(number % torch.cuda.device_count())
+
+
+def _end_with_the_caller() -> None:
+    caller = parent_process()
+    if caller is not None:
+        caller.join()
+        os._exit(1)
 
 
 def each(

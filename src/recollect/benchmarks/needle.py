@@ -141,7 +141,7 @@ def run(
         told(job[0])
         return _timed(model, haystacks, budget, job)
 
-    work = here if workers == 1 else partial(_elsewhere, reopen, budget)
+    work = here if reopen is None or workers == 1 else partial(_elsewhere, reopen, budget)
     scores: dict[tuple[str, int, str], list[float]] = {place: [] for place in missing}
     seconds = dict.fromkeys(missing, 0.0)
     if workers > 1 and missing:

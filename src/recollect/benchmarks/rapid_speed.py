@@ -54,6 +54,7 @@ def rapid_rows(
             {
                 "method": RAPID,
                 "length": length,
+                "rows": 1,
                 "prefill_s": round(found["prefill_seconds"], 3),
                 "decode_ms": round(1000 * seconds / found["tokens"], 3),
                 "device_bytes": int((length + found["draft_tokens"] + found["tokens"]) * bytes_a_token),

@@ -28,6 +28,7 @@ def needle(
     ] = "infllm,streaming-llm",
     lengths: Annotated[str, typer.Option(help="Tokens of input, as 1k,4k,16k.")] = "256,512,1k,2k",
     task: Annotated[str, typer.Option(help="passkey, needle, key-value, number, mqar; with commas.")] = "passkey",
+    plain: Annotated[bool, typer.Option(help="Ask the model without a policy, too; slow at long inputs.")] = True,
     model: Checkpoint = None,
     budget: Budget = None,
     samples: Annotated[int, typer.Option(min=1, help="Questions for each task and length.")] = 10,
@@ -78,7 +79,7 @@ def needle(
         result = bench.run(
             network,
             Haystacks(tokenizer, network.config.bos_token_id, text, seed),
-            [bench.PLAIN, *keys],
+            [bench.PLAIN, *keys] if plain else keys,
             sizes,
             tasks,
             samples,
@@ -113,10 +114,12 @@ def context(
             "default: as random weights have it."
         ),
     ] = None,
+    rows: Annotated[
+        int, typer.Option(min=1, help="Inputs that are read side by side; full attention gets as many as fit.")
+    ] = 1,
     limit_s: Annotated[float, typer.Option(min=1, help="Seconds of reading after which a policy is stopped.")] = 120.0,
-    results: Annotated[
-        Path | None, typer.Option("--results", help="Write context-speed.json into this folder.")
-    ] = None,
+    name: Name = "context-speed",
+    results: Annotated[Path | None, typer.Option("--results", help="Write <name>.json into this folder.")] = None,
     plots: Plots = None,
     json: Json = False,
 ) -> None:
@@ -136,11 +139,12 @@ def context(
             settings={key: {"look_up_tokens": look_up_tokens} for key in keys if bench.looks_up(key)},
             copied=copied,
             limit_s=limit_s,
+            num_rows=rows,
             progress=lambda line: status.update(escape(line)),
-            save=saver(results, "context-speed"),
+            save=saver(results, name),
         )
     if plots is not None:
-        bench.plot(result, plots)
+        bench.plot(result, plots, name)
     show_result(bench, result, json)
 
 

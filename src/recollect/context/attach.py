@@ -38,12 +38,17 @@ if TYPE_CHECKING:
 _numbers = itertools.count()
 
 
+def is_attached(model: Any) -> bool:
+    """Whether a policy is attached to the model."""
+    return any(isinstance(part, Unrotated) for part in model.modules())
+
+
 class Attached:
     """A policy on a model, and the memory of the model's last call."""
 
     def __init__(self, policy: ContextMemory, model: Any):
         decoder, attentions = _parts(model)
-        if isinstance(decoder.rotary_emb, Unrotated):
+        if is_attached(model):
             raise Conflict("model: a policy is attached to it already; leave that block first.")
         apply = getattr(sys.modules[type(attentions[0]).__module__], "apply_rotary_pos_emb", None)
         if apply is None:

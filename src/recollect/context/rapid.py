@@ -10,7 +10,7 @@ Logits move only for tokens that the drafter gives at least `tail` of its greate
 paper restores the unlikely ones of the moved distribution. Greedy decoding compares likeliest tokens, where theirs draws
 lots. Chunks are ranked by words that they share with the question; any other scorer can be given.
 Cost: the target's cache and the drafter's, of at most `draft_context_tokens` or a 24th of the context. A round: up to
-`num_draft_tokens` passes of the drafter over one token, and one pass of the target over all of them.
+`num_draft_tokens` passes of the drafter over one token, on a GPU a recorded graph, and one pass of the target over all of them.
 
 Shapes: C tokens of context, n tokens of a question, g drafted tokens, V vocabulary.
 """
@@ -21,14 +21,19 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import ceil, log
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache, StaticLayer
 
+from recollect.context.attach import is_attached
 from recollect.context.cache import MemoryCache
+from recollect.context.checking import Reserved, lower_right
+from recollect.context.recorded import Recorded
 from recollect.errors import InvalidInput
 
 Scorer = Callable[[str, Sequence[str]], Sequence[float]]  # (question, chunks) -> how well each chunk matches
@@ -116,10 +121,27 @@ class RAPID:
             raise InvalidInput("question: is empty; give at least one token.")
         if max_new_tokens < 1:
             raise InvalidInput(f"max_new_tokens: {max_new_tokens} is too small; use 1 or more.")
+        with ExitStack() as block:
+            for model in [target] if drafter is None else [target, drafter]:
+                block.enter_context(lower_right(model))
+            return self._generate(target, tokenizer, context, question, max_new_tokens, drafter, stop, generator)
+
+    def _generate(
+        self,
+        target: Any,
+        tokenizer: Tokenizer,
+        context: Sequence[int],
+        question: Sequence[int],
+        max_new_tokens: int,
+        drafter: Any,
+        stop: Collection[int],
+        generator: torch.Generator | None,
+    ) -> Reply:
         began = time.perf_counter()
         excerpt = self.retrieve(tokenizer, context, question)
-        judge = _Reader(target, [*context, *question])
-        author = _Reader(drafter if drafter is not None else target, [*excerpt, *question])
+        room = max_new_tokens + self.num_draft_tokens
+        judge = _Reader(target, [*context, *question], room)
+        author = _Author(drafter if drafter is not None else target, [*excerpt, *question], room)
         if target.device.type == "cuda":
             torch.cuda.synchronize(target.device)
         prefill, draft_seconds, target_seconds = time.perf_counter() - began, 0.0, 0.0
@@ -218,11 +240,16 @@ class RAPID:
 
 
 class _Reader:
-    """A model, and its cache of a prompt and of the new tokens that it has read so far."""
+    """A model, and its cache of a prompt and of the new tokens that it has read so far, at most `room`."""
 
-    def __init__(self, model: Any, prompt: list[int]):
+    layer: Any = Reserved  # of its cache, made with how many tokens there must be room for
+
+    def __init__(self, model: Any, prompt: list[int], room: int):
         self.model, self.last = model, prompt[-1]
-        self.cache: Any = None
+        self.cache: Any = None  # an attached policy makes one itself
+        if not is_attached(model):
+            num = model.config.get_text_config().num_hidden_layers
+            self.cache = Cache(layers=[self.layer(len(prompt) + room) for _ in range(num)])
         self.num_read = 0  # of the last token of the prompt and the new ones
         if len(prompt) > 1:
             self._read(prompt[:-1], 1)
@@ -262,6 +289,26 @@ class _Reader:
         output = self.model(input_ids=ids, cache=self.cache, use_cache=True, logits_to_keep=keep)
         self.cache = output.cache
         return output.logits[0]
+
+
+class _Author(_Reader):
+    """A reader that goes on token by token; on a GPU a step without a policy is a recorded graph."""
+
+    layer = StaticLayer
+
+    def __init__(self, model: Any, prompt: list[int], room: int):
+        self._step: Recorded | None = None
+        super().__init__(model, prompt, room)
+        self._step = None if is_attached(model) else Recorded()
+
+    def _read(self, tokens: list[int], keep: int) -> Tensor:
+        if self._step is None:
+            return super()._read(tokens, keep)
+        steps = [self._step(self._forward, torch.tensor([[token]], device=self.model.device)) for token in tokens]
+        return torch.cat(steps[-keep:], dim=1)[0]
+
+    def _forward(self, ids: Tensor) -> Tensor:
+        return self.model(input_ids=ids, cache=self.cache, use_cache=True).logits
 
 
 def _draw(weights: Tensor, generator: torch.Generator | None) -> int:
