@@ -62,7 +62,17 @@ def test_processes_end_when_their_caller_is_killed(tmp_path):
     until(lambda: all(file.exists() and file.read_text("utf-8") for file in files))
     caller.kill()
     caller.wait()
-    until(lambda: not any(Path("/proc", file.read_text("utf-8")).exists() for file in files))
+    until(lambda: not any(runs(file.read_text("utf-8")) for file in files))
+
+
+def runs(pid: str) -> bool:
+    """Whether a process is there, and not only its exit status."""
+    try:
+        os.kill(int(pid), 0)
+        stat = Path("/proc", pid, "stat")
+        return not stat.exists() or stat.read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
 
 
 def until(reached):

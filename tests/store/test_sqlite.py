@@ -1,7 +1,14 @@
 """The database: lists of any length in a statement, what is kept between reads, and older files."""
 
-import numpy as np
+import sqlite3
+import threading
+from contextlib import closing
 
+import numpy as np
+import pytest
+
+from recollect.errors import StorageFailed
+from recollect.store import sqlite
 from recollect.store.database import Growing
 
 
@@ -60,3 +67,31 @@ def test_a_file_from_before_shapes_were_kept(open_memory):
     assert again.get(first.id).text == "I moved to Lisbon last May."
     again.forget(gone.id)
     assert len(again.recall("swordfish")) == 1
+
+
+def test_a_writer_looks_often_whether_another_is_done(tmp_path, monkeypatch):
+    """Else it starves beside processes that write without a pause."""
+    with closing(sqlite.SqliteDatabase(tmp_path / "a.db")) as ours, closing(connect(tmp_path / "a.db")) as other:
+        looked = []
+        ours._connection.set_trace_callback(looked.append)
+        other.execute("BEGIN IMMEDIATE")
+        end = threading.Timer(0.5, other.execute, ["COMMIT"])
+        end.start()
+        with ours.transaction():
+            ours.set_state("name", "value")
+        end.join()
+        assert looked.count("BEGIN IMMEDIATE") > 20
+        monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.1)
+        other.execute("BEGIN IMMEDIATE")
+        with (
+            pytest.raises(StorageFailed, match=r"another process kept it locked for 0 s; try again"),
+            ours.transaction(),
+        ):
+            pass
+        other.execute("COMMIT")
+        with ours.transaction():
+            assert ours.get_state("name") == "value"
+
+
+def connect(path) -> sqlite3.Connection:
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
