@@ -355,3 +355,21 @@ def test_look_says_what_is_there(postgres, place):
     assert advice == ""
     detail, advice = postgres_look(place.replace("app@", "postgres@"))
     assert "no superuser" in advice
+
+
+def test_two_who_forget_at_once_do_not_wait_for_each_other_by_seconds(open_memory):
+    """What is forgotten lies at the end of its tables, which are cut there, for which a table must be nobody else's."""
+    memories = [open_memory(), open_memory()]
+    for number, memory in enumerate(memories):
+        memory.add_many([{"text": f"line {line} of many words " * 20, "session": f"s{number}"} for line in range(100)])
+    complete, began = [], time.monotonic()
+    threads = [
+        threading.Thread(target=lambda memory=memory, n=n: complete.append(memory.forget(session=f"s{n}").complete))
+        for n, memory in enumerate(memories)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert complete == [True, True]
+    assert time.monotonic() - began < 4.0

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
@@ -50,6 +51,7 @@ _WORDS = ("episodes_words", "notes_words")
 _ARRAYS = {str: "text", bytes: "bytea", object: "bigint"}  # of values to look for
 _NUMBERED = {"episodes": "seq", "notes": "seq", "chunks": "id", "runs": "ref"}
 _WHOLE = 0x7265636F6C6C6563  # the advisory lock on all users
+_SCRUB = _WHOLE + 1  # and of who frees space
 
 
 @lru_cache(maxsize=4096)
@@ -308,7 +310,8 @@ class PostgresDatabase(Database):
             connection = self._pool.getconn()
             connection.add_notice_handler(hear)
             try:
-                connection.execute(f"VACUUM (VERBOSE) {', '.join((*TABLES, *_WORDS))}".encode(), prepare=False)
+                with _alone(connection):
+                    connection.execute(f"VACUUM (VERBOSE) {', '.join((*TABLES, *_WORDS))}".encode(), prepare=False)
             finally:
                 connection.remove_notice_handler(hear)
                 self._pool.putconn(connection)
@@ -346,6 +349,21 @@ class PostgresDatabase(Database):
         return self.rows(
             f"SELECT coalesce(sum(pg_relation_size(('recollect.' || relname)::regclass)), 0)::bigint FROM ({GRAPHS}) graphs"
         )[0][0]
+
+
+@contextmanager
+def _alone(connection: Any) -> Iterator[None]:
+    """A block that one client at a time is in, because who waits for a table keeps the other from cutting off its end.
+
+    The lock is asked for and not waited for: a statement that waits would keep what was deleted from being freed.
+    """
+    while not connection.execute(f"SELECT pg_try_advisory_lock({_SCRUB})").fetchone()[0]:
+        time.sleep(0.02)
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            connection.execute(f"SELECT pg_advisory_unlock({_SCRUB})")
 
 
 def _number(user: str) -> int:
