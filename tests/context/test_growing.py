@@ -70,21 +70,51 @@ def test_fewer_addresses_do_where_many_are_refused(monkeypatch):
         Growing(torch.ones(1, 20_000, 8), on_host=True)
 
 
-def test_pages_are_pinned_once_and_let_go_of(monkeypatch):
+@pytest.fixture
+def pinned(monkeypatch) -> dict[int, int]:
+    """Bytes of pinned memory by address, as a driver keeps them that refuses more than a megabyte."""
     pinned: dict[int, int] = {}
 
     def register(address, size, flags):
         assert address % mmap.PAGESIZE == size % mmap.PAGESIZE == flags == 0
         assert all(address + size <= other or other + length <= address for other, length in pinned.items())
+        if sum(pinned.values()) + size > 1 << 20:
+            return 2
         pinned[address] = size
         return 0
+
+    def check(code):
+        if code:
+            raise RuntimeError("out of memory")
 
     cuda = SimpleNamespace(cudaHostRegister=register, cudaHostUnregister=lambda address: pinned.pop(address))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "cudart", lambda: cuda)
-    monkeypatch.setattr(torch.cuda, "check_error", lambda code: None)
+    monkeypatch.setattr(torch.cuda, "check_error", check)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(growing, "TAKEN_BYTES", 1 << 16)
+    return pinned
+
+
+def test_pages_that_cannot_be_pinned_are_an_error_that_changes_nothing(pinned, monkeypatch):
+    """Once where one row of two is pinned already, and once where all is moved to where there are more addresses."""
+    x = torch.arange(2 * 20 * 8.0).view(2, 20, 8)
+    for reserved in (1 << 34, 1 << 12):
+        monkeypatch.setattr(growing, "RESERVED_BYTES", reserved)
+        kept = Growing(x, on_host=True)
+        with pytest.raises(MemoryError, match=r"host memory: [0-9,]+ bytes more cannot be pinned \(out of memory\)"):
+            kept.append(torch.ones(2, 20_000, 8))
+        gc.collect()
+        assert sum(pinned.values()) == kept.nbytes()
+        assert torch.equal(kept.tensor, x)
+        kept.append(2 * x)
+        assert torch.equal(kept.tensor, torch.cat([x, 2 * x], dim=1))
+        del kept
+        gc.collect()
+        assert not pinned
+
+
+def test_pages_are_pinned_once_and_let_go_of(pinned):
     room, written = HostRoom(torch.zeros(2, 1, 3, 8)), 0
     for n in (1, 50, 700, 3000, 10):
         pieces = list(room.pieces(written, written + n))

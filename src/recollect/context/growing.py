@@ -43,10 +43,14 @@ class Growing:
         """Add `more` [B, m, ...]."""
         start, length = self._length, self._length + more.shape[1]
         if length > self._room.shape[1]:
-            held, before = self._host, self.tensor
-            self._host = HostRoom(before, length) if held else None
+            before, old = self.tensor, (self._host, self._room)
+            self._host = HostRoom(before, length) if self._host else None
             self._room = self._host.tensor if self._host else _empty(before, 1 << (length - 1).bit_length())
-            self._write(before, 0)
+            try:
+                self._write(before, 0)
+            except BaseException:
+                self._host, self._room = old
+                raise
         self._write(more, start)
         if more.is_cuda and self._room.is_pinned():
             self._arrived = torch.cuda.Event()
@@ -92,7 +96,7 @@ class Growing:
 class HostRoom:
     """Host memory [B, capacity, ...] for things like those of `x` [B, n, ...], for at least `length` and far more of them.
 
-    Only the first `taken` may be used. Raises MemoryError without addresses, RuntimeError where pages cannot be pinned.
+    Only the first `taken` may be used. Raises MemoryError where there are no addresses, or pages cannot be pinned for a GPU.
     """
 
     def __init__(self, x: Tensor, length: int = 0):
@@ -122,8 +126,21 @@ class HostRoom:
         ahead = min(2 * self.taken, self.taken + TAKEN_BYTES // self._size)
         end = min(_ceil(max(length, ahead), self._page), self.tensor.shape[1])
         if torch.cuda.is_available():
-            for row in range(len(self.tensor)):
-                self._pin(self.tensor[row, self.taken : end], (row * self.tensor.shape[1] + self.taken) * self._size)
+            before = len(self._pinned)
+            try:
+                for row in range(len(self.tensor)):
+                    self._pin(
+                        self.tensor[row, self.taken : end], (row * self.tensor.shape[1] + self.taken) * self._size
+                    )
+            except RuntimeError as error:
+                cudart: Any = torch.cuda.cudart()
+                for address in self._pinned[before:]:
+                    cudart.cudaHostUnregister(address)
+                del self._pinned[before:]
+                more = len(self.tensor) * (end - self.taken) * self._size
+                raise MemoryError(
+                    f"host memory: {more:,} bytes more cannot be pinned ({error}); free some, or raise the limit of `ulimit -l`."
+                ) from error
         self._ends.append(end)
         self.taken = end
 
