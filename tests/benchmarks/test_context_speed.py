@@ -101,6 +101,25 @@ def test_look_ups_of_block_memories_change_as_they_are_told(monkeypatch):
     assert 0.4 <= found[0.5] <= 0.5  # and the first look-up copies nothing
 
 
+def test_settings_are_read_and_wrong_ones_refused():
+    keys = ["infllm", "lm-infinite", "rapid"]
+    given = ["infllm.num_blocks=32", "infllm.replacement=lru", "infllm.decay=0.5", "lm-infinite.window_tokens=2048"]
+    assert context_speed.parse_settings(given, keys) == {
+        "infllm": {"num_blocks": 32, "replacement": "lru", "decay": 0.5},
+        "lm-infinite": {"window_tokens": 2048},
+    }
+    for wrong, told in (
+        ("em-llm.gamma=1", "names no policy that is measured"),
+        ("rapid.transfer=1", "names no policy that is measured"),
+        ("num_blocks=32", "names no policy that is measured"),
+        ("infllm.blocks=32", "infllm has no setting 'blocks'; it has chunk_tokens, num_first_tokens"),
+        ("infllm.num_blocks=many", r"infllm.num_blocks is 'many'; give a number \(int\)"),
+        ("infllm.num_blocks", r"infllm.num_blocks is ''; give a number \(int\)"),
+    ):
+        with pytest.raises(InvalidInput, match=f"^set: .*{told}"):
+            context_speed.parse_settings([wrong], keys)
+
+
 def test_a_method_stops_at_its_limits_and_says_why():
     rows = context_speed.run(["lm-infinite"], [16, 32], limits={"lm-infinite": 16, "full": 16}, **TINY)["rows"]
     assert [row.get("why_not") for row in rows] == [None, "not asked for"] * 2

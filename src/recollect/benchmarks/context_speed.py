@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,25 @@ def _class(key: str) -> Any:
 def looks_up(key: str) -> bool:
     """Whether this is a policy that looks up in what is old."""
     return key not in PEERS and hasattr(_class(key), "look_up_tokens")
+
+
+def parse_settings(texts: Sequence[str], keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Settings of the policies `keys` from texts as "infllm.num_blocks=32". Raises InvalidInput for any other text."""
+    settings: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        place, _, value = text.partition("=")
+        key, _, name = place.strip().partition(".")
+        if key not in keys or key in (RAPID, *PEERS):
+            raise InvalidInput(f"set: {text!r:.60} names no policy that is measured; give it as infllm.num_blocks=32.")
+        known = {each.name: each.default for each in fields(_class(key)) if isinstance(each.default, int | float | str)}
+        if name not in known:
+            raise InvalidInput(f"set: {key} has no setting {name!r:.40}; it has {', '.join(known)}.")
+        try:
+            settings.setdefault(key, {})[name] = type(known[name])(value)
+        except ValueError:
+            kind = type(known[name]).__name__
+            raise InvalidInput(f"set: {key}.{name} is {value!r:.40}; give a number ({kind}).") from None
+    return settings
 
 
 def llama(num_layers: int, device: str, dtype: str, width: int = 4096) -> Any:
@@ -111,6 +131,7 @@ def run(
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise Unavailable("device: this machine has no CUDA device that PyTorch can use; give --device cpu.")
     began, lengths = time.perf_counter(), sorted(set(lengths))
+    made = {key: _class(key)(**(settings or {}).get(key, {})) for key in keys if key not in (RAPID, *PEERS)}
     progress("making the model")
     torch.manual_seed(seed)
     model = llama(num_layers, device, dtype, width)
@@ -134,7 +155,7 @@ def run(
             elif key == RAPID:
                 own = rapid_rows(model, ids, reached, seed, progress)
             else:
-                policy = _class(key)(**(settings or {}).get(key, {}))
+                policy = made[key]
                 if copied is not None and hasattr(policy, "look_up_tokens"):
                     policy = repeating(policy, copied)
                 own = _policy(model, key, policy, ids, reached, limit_s, progress)

@@ -114,6 +114,10 @@ def context(
             "default: as random weights have it."
         ),
     ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of a policy, as infllm.num_blocks=32; may be given several times."),
+    ] = None,
     rows: Annotated[
         int, typer.Option(min=1, help="Inputs that are read side by side; full attention gets as many as fit.")
     ] = 1,
@@ -128,6 +132,9 @@ def context(
     from recollect.benchmarks.haystack import parse_lengths, parse_names
 
     keys = bench.policies() if policy == "all" else parse_names(policy, bench.policies(), "policy")
+    settings = {key: {"look_up_tokens": look_up_tokens} for key in keys if bench.looks_up(key)}
+    for key, own in bench.parse_settings(setting or [], keys).items():
+        settings[key] = settings.get(key, {}) | own
     with err.status("starting") as status:
         result = bench.run(
             keys,
@@ -136,7 +143,7 @@ def context(
             device,
             dtype,
             width,
-            settings={key: {"look_up_tokens": look_up_tokens} for key in keys if bench.looks_up(key)},
+            settings=settings,
             copied=copied,
             limit_s=limit_s,
             num_rows=rows,
