@@ -10,13 +10,13 @@ from rich.console import Console
 pytest.importorskip("torch", reason="torch is not installed")
 import torch
 
-from recollect.benchmarks import context_speed
+from recollect.benchmarks import context_speed, full_speed
 from recollect.errors import InvalidInput, Unavailable
 
 
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch):
-    monkeypatch.setattr(context_speed, "DECODE_STEPS", 12)
+    monkeypatch.setattr(full_speed, "DECODE_STEPS", 12)
 
 
 TINY = {"num_layers": 1, "device": "cpu", "dtype": "float32", "width": 64}
@@ -41,7 +41,7 @@ def test_policies_stand_beside_full_attention(tmp_path: Path):
 
 
 def test_of_several_rows_full_attention_gets_as_many_as_fit(monkeypatch):
-    tried, measured = [], context_speed._full_row
+    tried, measured = [], full_speed._full_row
 
     def full_row(model, ids):
         tried.append(len(ids))
@@ -49,7 +49,7 @@ def test_of_several_rows_full_attention_gets_as_many_as_fit(monkeypatch):
             raise torch.OutOfMemoryError
         return measured(model, ids)
 
-    monkeypatch.setattr(context_speed, "_full_row", full_row)
+    monkeypatch.setattr(full_speed, "_full_row", full_row)
     full, bounded = context_speed.run(["lm-infinite"], [32], num_rows=5, **TINY)["rows"]
     assert tried == [5, 2]
     assert (full["rows"], bounded["rows"]) == (2, 5)
@@ -61,7 +61,7 @@ def test_what_fits_nowhere_says_so(monkeypatch):
     def full_row(model, ids):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(context_speed, "_full_row", full_row)
+    monkeypatch.setattr(full_speed, "_full_row", full_row)
     result = context_speed.run(["lm-infinite"], [16, 32], num_rows=2, **TINY)
     assert [row.get("why_not") for row in result["rows"]] == ["out of device memory"] * 2 + [None] * 2
     assert result["rows"][-1]["decode_times"] is None

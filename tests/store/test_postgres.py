@@ -357,7 +357,7 @@ def test_look_says_what_is_there(postgres, place):
     assert "no superuser" in advice
 
 
-def test_two_who_forget_at_once_do_not_wait_for_each_other_by_seconds(open_memory):
+def test_two_who_forget_at_once_do_not_wait_for_each_other_for_seconds(open_memory):
     """What is forgotten lies at the end of its tables, which are cut there, for which a table must be nobody else's."""
     memories = [open_memory(), open_memory()]
     for number, memory in enumerate(memories):
@@ -371,5 +371,7 @@ def test_two_who_forget_at_once_do_not_wait_for_each_other_by_seconds(open_memor
         thread.start()
     for thread in threads:
         thread.join()
-    assert complete == [True, True]
     assert time.monotonic() - began < 4.0
+    assert len(complete) == 2  # either may have been held up by the other's open transaction, and its receipt says so
+    memories[0].add("rain", session="t")
+    assert memories[0].forget(session="t").complete

@@ -11,7 +11,7 @@ takes by default, which copies all keys at every token, and with a static one, w
 of the two; `decode_times_default` is to the first. Of several rows that are read side by side full attention gets as many
 as fit, halved until they do; times as fast are of tokens a second, times smaller of bytes a row.
 
-RAPID, which is no policy, is in rapid_speed.py.
+Full attention and kvpress are measured in full_speed.py, RAPID, which is no policy, in rapid_speed.py.
 
 Shapes: `layers` of a Llama 7B: width 4,096, 32 heads of 128, inner width 11,008, 32,000 tokens.
 """
@@ -27,17 +27,13 @@ from typing import Any
 
 from recollect.benchmarks import plots
 from recollect.benchmarks.clock import clean, peak, start_peak, timed
+from recollect.benchmarks.full_speed import FULL, PEERS, full_rows, peer_rows, step_seconds
 from recollect.benchmarks.look_ups import repeating
 from recollect.benchmarks.provenance import provenance
 from recollect.benchmarks.rapid_speed import RAPID, rapid_rows
 from recollect.catalogue import SYSTEMS, system
 from recollect.errors import InvalidInput, Unavailable
 
-FULL = "full"
-PEERS = ("kvpress:streaming-llm", "kvpress:think")
-KEPT_TOKENS = 1024  # by kvpress's StreamingLLM, as by ours
-DECODE_STEPS = 128  # the length of a block: in so many, what has left the window is packed away once
-WARM_STEPS = 8
 PIECE_TOKENS = 8192  # that a policy is given at once; it cuts them into its own chunks
 Progress = Callable[[str], None]
 
@@ -149,9 +145,9 @@ def run(
         for key in dict.fromkeys([FULL, *keys]):
             reached = [length for length in lengths if length <= (limits or {}).get(key, lengths[-1])]
             if key == FULL:
-                own = _full(model, ids, reached, limit_s, progress)
+                own = full_rows(model, ids, reached, limit_s, progress)
             elif key in PEERS:
-                own = _peer(model, key, ids, reached, progress)
+                own = peer_rows(model, key, ids, reached, progress)
             elif key == RAPID:
                 own = rapid_rows(model, ids, reached, seed, progress)
             else:
@@ -195,7 +191,7 @@ def _policy(
                     else:
                         most = peak(ids.is_cuda)
                         before, known = memory.memory.checkpoint(), memory.stats()
-                        steps = _steps(lambda at: model(ids[:, at : at + 1], cache=memory.memory), ids)
+                        steps = step_seconds(lambda at: model(ids[:, at : at + 1], cache=memory.memory), ids)
                         told = memory.stats()
                         memory.memory.restore(before)
                 except torch.OutOfMemoryError:
@@ -223,124 +219,6 @@ def _policy(
     return rows
 
 
-def _peer(model: Any, key: str, ids: Any, lengths: Sequence[int], progress: Progress) -> list[dict[str, Any]]:
-    """One row for each length: kvpress reads it in one piece and prunes what was kept."""
-    import torch
-    from transformers import DynamicCache
-
-    try:
-        import kvpress  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        return [{"method": key, "length": length, "why_not": f"{error.name} is not installed"} for length in lengths]
-    rows = []
-    for length in lengths:
-        progress(f"{key}, {length:,} tokens")
-        if key == "kvpress:think":
-            press = kvpress.ThinKPress(key_channel_compression_ratio=0.4)
-        else:
-            press = kvpress.StreamingLLMPress(compression_ratio=max(0.0, 1 - KEPT_TOKENS / length))
-        try:
-            start_peak(ids.is_cuda)
-            cache = DynamicCache()
-            with press(model):
-                places = torch.arange(length, device=ids.device)  # told as older transformers told it
-                options = {"cache": cache, "cache_position": places, "logits_to_keep": 1}
-                read = timed(lambda length=length, options=options: model(ids[:, :length], **options), ids.is_cuda)
-            most = peak(ids.is_cuda)
-            layers: Any = cache.layers
-            row = {
-                "rows": len(ids),
-                "prefill_s": round(read, 3),
-                "device_bytes": sum(layer.keys.nbytes + layer.values.nbytes for layer in layers),
-                "host_bytes": 0,
-                "peak_bytes": most,
-                "attended_tokens": layers[0].keys.shape[2],
-            }
-            steps = _steps(lambda at, cache=cache: model(ids[:, at : at + 1], cache=cache), ids)
-            rows.append({"method": key, "length": length, "decode_ms": round(1000 * steps, 3), **row})
-        except torch.OutOfMemoryError:
-            rows.append({"method": key, "length": length, "why_not": "out of device memory"})
-        finally:
-            cache = layers = None
-            clean(ids.is_cuda)
-    return rows
-
-
-def _full(model: Any, ids: Any, lengths: Sequence[int], limit_s: float, progress: Progress) -> list[dict[str, Any]]:
-    """One row for each length, read anew."""
-    import torch
-
-    rows, why = [], ""
-    for length in lengths:
-        num, found = len(ids), None
-        while not why and not found:
-            progress(f"{FULL}, {length:,} tokens" + (f", {num} rows" if num > 1 else ""))
-            try:
-                found = _full_row(model, ids[:num, :length])
-            except torch.OutOfMemoryError:
-                num //= 2
-                why = "" if num else "out of device memory"
-            clean(ids.is_cuda)
-        rows.append({"method": FULL, "length": length, **(found or {"why_not": why})})
-        if found and found["prefill_s"] > limit_s:
-            why = f"{length:,} tokens took {found['prefill_s']:.0f} s"
-    return rows
-
-
-def _full_row(model: Any, ids: Any) -> dict[str, Any]:
-    """What reading and decoding take. Raises torch.OutOfMemoryError."""
-    import torch
-    from transformers import DynamicCache, StaticCache
-
-    num, length = ids.shape
-    start_peak(ids.is_cuda)
-    cache = DynamicCache()
-    read = timed(lambda: model(ids, cache=cache, logits_to_keep=1), ids.is_cuda)
-    most = peak(ids.is_cuda)
-    layers: Any = cache.layers
-    size = sum(2 * layer.keys.nbytes for layer in layers)
-    copying = _steps(lambda at: model(ids[:, at : at + 1], cache=cache), ids)
-    fixed = StaticCache(model.config, max_cache_len=length + WARM_STEPS + DECODE_STEPS)
-    for number, layer in enumerate(layers):  # moved layer by layer, so that both never lie there whole
-        fixed.update(
-            layer.keys[:, :, :length],
-            layer.values[:, :, :length],
-            number,
-            {"cache_position": torch.arange(length, device=ids.device)},
-        )
-        layer.keys = layer.values = None
-    static = _static_steps(model, fixed, ids, length)
-    return {
-        "rows": num,
-        "prefill_s": round(read, 3),
-        "decode_ms": round(1000 * min(copying, static), 3),
-        "decode_copying_ms": round(1000 * copying, 3),
-        "decode_static_ms": round(1000 * static, 3),
-        "device_bytes": size,
-        "host_bytes": 0,
-        "peak_bytes": most,
-        "attended_tokens": length,
-    }
-
-
-def _static_steps(model: Any, cache: Any, ids: Any, length: int) -> float:
-    import torch
-
-    def step(at: int) -> None:
-        position = torch.full((len(ids), 1), length + at, device=ids.device)
-        model(ids[:, at : at + 1], cache=cache, position_ids=position)
-
-    return _steps(step, ids)
-
-
-def _steps(step: Callable[[int], Any], ids: Any) -> float:
-    """Mean seconds of a step of decoding; `step(n)` decodes the n-th token, or goes on at the first after the last."""
-    steps = [at % ids.shape[1] for at in range(WARM_STEPS + DECODE_STEPS)]
-    for at in steps[:WARM_STEPS]:
-        step(at)
-    return timed(lambda: [step(at) for at in steps[WARM_STEPS:]], ids.is_cuda) / DECODE_STEPS
-
-
 def _ratios(rows: list[dict[str, Any]]) -> None:
     """To each row, how many times faster and smaller than full attention of the same length; None where that is unknown."""
     full = {row["length"]: row for row in rows if row["method"] == FULL and "why_not" not in row}
@@ -361,10 +239,9 @@ def _ratios(rows: list[dict[str, Any]]) -> None:
 
 def show(result: dict[str, Any], console: Any) -> None:
     """Print a table: methods down, one line for each length."""
-    from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
+    table = Table(box=None, padding=(0, 0, 0, 1), pad_edge=False)
     table.add_column("method", overflow="fold", min_width=14)
     for name in ("tokens", "rows", "read s", "step ms", "GB", "host GB", "read x", "decode x", "default x"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -48,12 +48,13 @@ class Reserved(DynamicLayer):
 
 
 @contextmanager
-def lower_right(model: Any) -> Iterator[None]:
-    """Within the block, a model whose attention is PyTorch's asks for causal attention of few queries without a mask.
+def lower_right(*models: Any) -> Iterator[None]:
+    """Within the block, models whose attention is PyTorch's ask for causal attention of few queries without a mask.
 
     Others, and those with a policy attached, are left as they are. The results are the same.
     """
-    configs = {id(part.config): part.config for part in model.modules() if hasattr(part, "config")}
+    parts = [part for model in models for part in model.modules() if hasattr(part, "config")]
+    configs = {id(part.config): part.config for part in parts}
     ours = [each for each in configs.values() if each._attn_implementation == "sdpa"]
     for config in ours:
         config._attn_implementation_internal = NAME

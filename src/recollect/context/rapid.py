@@ -21,7 +21,6 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from math import ceil, log
 from typing import Any, Protocol
@@ -121,49 +120,34 @@ class RAPID:
             raise InvalidInput("question: is empty; give at least one token.")
         if max_new_tokens < 1:
             raise InvalidInput(f"max_new_tokens: {max_new_tokens} is too small; use 1 or more.")
-        with ExitStack() as block:
-            for model in [target] if drafter is None else [target, drafter]:
-                block.enter_context(lower_right(model))
-            return self._generate(target, tokenizer, context, question, max_new_tokens, drafter, stop, generator)
-
-    def _generate(
-        self,
-        target: Any,
-        tokenizer: Tokenizer,
-        context: Sequence[int],
-        question: Sequence[int],
-        max_new_tokens: int,
-        drafter: Any,
-        stop: Collection[int],
-        generator: torch.Generator | None,
-    ) -> Reply:
-        began = time.perf_counter()
-        excerpt = self.retrieve(tokenizer, context, question)
-        room = max_new_tokens + self.num_draft_tokens
-        judge = _Reader(target, [*context, *question], room)
-        author = _Author(drafter if drafter is not None else target, [*excerpt, *question], room)
-        if target.device.type == "cuda":
-            torch.cuda.synchronize(target.device)
-        prefill, draft_seconds, target_seconds = time.perf_counter() - began, 0.0, 0.0
-        new: list[int] = []
-        calls = num_drafted = num_accepted = 0
-        while len(new) < max_new_tokens and not (new and new[-1] in stop):
-            start = time.perf_counter()
-            drafted, beliefs = self._draft(author, new, max_new_tokens - len(new), generator)
-            middle = time.perf_counter()
-            scores = judge.logits(new + drafted, len(drafted) + 1)
-            accepted, following = self.verify(scores, beliefs, drafted, generator)
-            target_seconds, draft_seconds = (
-                target_seconds + time.perf_counter() - middle,
-                draft_seconds + middle - start,
-            )
-            calls, num_drafted, num_accepted = calls + 1, num_drafted + len(drafted), num_accepted + accepted
-            for token in [*drafted[:accepted], following]:
-                new.append(token)
-                if token in stop or len(new) == max_new_tokens:
-                    break
-            judge.rewind(new)
-            author.rewind(new)
+        with lower_right(target, target if drafter is None else drafter):
+            began = time.perf_counter()
+            excerpt = self.retrieve(tokenizer, context, question)
+            room = max_new_tokens + self.num_draft_tokens
+            judge = _Reader(target, [*context, *question], room)
+            author = _Author(drafter if drafter is not None else target, [*excerpt, *question], room)
+            if target.device.type == "cuda":
+                torch.cuda.synchronize(target.device)
+            prefill, draft_seconds, target_seconds = time.perf_counter() - began, 0.0, 0.0
+            new: list[int] = []
+            calls = num_drafted = num_accepted = 0
+            while len(new) < max_new_tokens and not (new and new[-1] in stop):
+                start = time.perf_counter()
+                drafted, beliefs = self._draft(author, new, max_new_tokens - len(new), generator)
+                middle = time.perf_counter()
+                scores = judge.logits(new + drafted, len(drafted) + 1)
+                accepted, following = self.verify(scores, beliefs, drafted, generator)
+                target_seconds, draft_seconds = (
+                    target_seconds + time.perf_counter() - middle,
+                    draft_seconds + middle - start,
+                )
+                calls, num_drafted, num_accepted = calls + 1, num_drafted + len(drafted), num_accepted + accepted
+                for token in [*drafted[:accepted], following]:
+                    new.append(token)
+                    if token in stop or len(new) == max_new_tokens:
+                        break
+                judge.rewind(new)
+                author.rewind(new)
         stats = {
             "tokens": len(new),
             "target_calls": calls,

@@ -355,14 +355,19 @@ class PostgresDatabase(Database):
 def _alone(connection: Any) -> Iterator[None]:
     """A block that one client at a time is in, because who waits for a table keeps the other from cutting off its end.
 
-    The lock is asked for and not waited for: a statement that waits would keep what was deleted from being freed.
+    The lock is asked for and not waited for: a statement that waits would keep what was deleted from being freed. Who holds it
+    for a minute may be a client that is cut off; the block is then entered all the same, and takes some seconds more at worst.
     """
-    while not connection.execute(f"SELECT pg_try_advisory_lock({_SCRUB})").fetchone()[0]:
+    end = time.monotonic() + 60
+    while (
+        not (got := connection.execute(f"SELECT pg_try_advisory_lock({_SCRUB})").fetchone()[0])
+        and time.monotonic() < end
+    ):
         time.sleep(0.02)
     try:
         yield
     finally:
-        if not connection.closed:
+        if got and not connection.closed:
             connection.execute(f"SELECT pg_advisory_unlock({_SCRUB})")
 
 

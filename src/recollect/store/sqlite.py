@@ -170,19 +170,16 @@ class SqliteDatabase(Database):
 
         SQLite's own wait looks ten times a second in the end, and starves beside processes that write without a pause.
         """
-        run, deadline = self._connection.execute, time.monotonic() + BUSY_TIMEOUT_S
-        run("PRAGMA busy_timeout = 0")
-        try:
+        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        with _waiting(self, 0.0):
             while True:
                 try:
-                    run("BEGIN IMMEDIATE")
+                    self._connection.execute("BEGIN IMMEDIATE")
                     return
                 except sqlite3.OperationalError as error:
                     if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                         raise
                 time.sleep(random.uniform(0.001, 0.005))
-        finally:
-            run(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -293,13 +290,20 @@ def _statements(script: str) -> Iterator[str]:
 def _truncate_log(db: SqliteDatabase, wait_s: float = 5.0) -> bool:
     """Move the write-ahead log into the file and cut it to nothing; False when a reader held it for `wait_s`."""
     deadline = time.monotonic() + wait_s
-    db.run("PRAGMA busy_timeout = 200")
-    try:
+    with _waiting(db, 0.2):
         while db.rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.02)
         return True
+
+
+@contextmanager
+def _waiting(db: SqliteDatabase, seconds: float) -> Iterator[None]:
+    """A block in which a statement waits no longer than this for another process."""
+    db.run(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+    try:
+        yield
     finally:
         db.run(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
 
